@@ -1,0 +1,47 @@
+"""What a suite's split contains, as a digest: ids, expressions and raw annotations, not files.
+
+Two copies of a set in different layouts have the same content hash; one changed polygon, id or word changes it. The
+hash is part of a run's identity and path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from lens_bench.records import GroundTruth, Outline, Part, Polygon, Rle, Sample
+
+
+def content_hash(samples: Iterable[Sample]) -> str:
+    """SHA-256 (hex) over the samples in order. Annotations shared by several expressions are digested once."""
+    total = hashlib.sha256(b"lens-bench content 1\n")
+    known: dict[int, bytes] = {}
+    for sample in samples:
+        truth = known.get(id(sample.truth))
+        if truth is None:
+            truth = known.setdefault(id(sample.truth), _truth(sample.truth))
+        text = "\x1f".join((sample.id, sample.image_id, sample.expression, *sample.tags))
+        total.update(text.encode())
+        total.update(b"\x1e" + truth)
+    return total.hexdigest()
+
+
+def _truth(truth: GroundTruth) -> bytes:
+    digest = hashlib.sha256(f"{truth.size}{truth.box}{truth.no_target}".encode())
+    for part in (*truth.parts, None, *truth.ignore, None, *truth.outlines):
+        digest.update(_part(part))
+    return digest.digest()
+
+
+def _part(part: Part | Outline | None) -> bytes:
+    if part is None:
+        return b"|"
+    if isinstance(part, Polygon):
+        return b"p" + np.asarray(part.points, dtype="<f8").tobytes()
+    if isinstance(part, Outline):
+        return (b"I" if part.ignore else b"T") + np.asarray(part.points, dtype="<f8").tobytes()
+    if isinstance(part, Rle):
+        return b"r" + f"{part.size}".encode() + part.counts
+    return b"s" + part.fingerprint()

@@ -1,0 +1,205 @@
+"""A split of a suite, opened: located on disk, read, counted, hashed.
+
+``open_split`` is the one way from a suite card to samples. A reader is a function from a ``Source`` (where the files
+are, and the options of the card) to samples; everything that all formats share is here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from lens_bench.cards import Expected, SplitCard, SuiteCard
+from lens_bench.data.content import content_hash
+from lens_bench.errors import DataError, UsageError
+from lens_bench.records import ArgValue, Sample
+from lens_bench.registry import suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader is given.
+
+    Attributes:
+        suite: Name of the suite card; the first component of every sample id.
+        split: Name of the split on the card.
+        options: Reader options: the suite's, overridden by the split's. ``split`` is there too, by default the name.
+        files: The files of the layout that fitted, by their name on the card.
+        images: Folder of the images, or None where no known one exists.
+        exif: Whether EXIF orientation is applied: see ``cards.Images``.
+        columns: For table readers, which column holds what.
+        data_root: For readers that need more than files.
+    """
+
+    suite: str
+    split: str
+    options: Mapping[str, ArgValue]
+    files: Mapping[str, Path]
+    images: Path | None
+    exif: bool
+    columns: Mapping[str, str]
+    data_root: Path
+
+
+Reader = Callable[[Source], Iterable[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much there is in a split."""
+
+    images: int
+    refs: int
+    expressions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A split, read. ``samples`` are in the suite's order; those of one image need not be adjacent."""
+
+    suite: SuiteCard
+    name: str
+    source: Source
+    samples: tuple[Sample, ...]
+    counts: Counts
+    content_hash: str
+
+    @property
+    def warning(self) -> str:
+        """What a user of this split must know, or an empty string."""
+        return self.suite.splits[self.name].warning
+
+
+def default_data_root() -> Path:
+    """``LENS_BENCH_DATA``, else ``~/.cache/lens-bench``."""
+    return Path(os.environ.get("LENS_BENCH_DATA") or Path.home() / ".cache" / "lens-bench")
+
+
+def open_split(suite: SuiteCard, split: str, data_root: Path, *, allow_partial: bool = False) -> Split:
+    """Locate, read, count and hash one split.
+
+    Args:
+        suite: The card.
+        split: Name of a split on it.
+        data_root: Folder under which the card's layouts are looked for.
+        allow_partial: Accept counts and a content hash other than the card's.
+
+    Raises:
+        UsageError: The card has no such split.
+        DataError: Files are missing or invalid, ids repeat, or a count differs from the card's.
+    """
+    card = split_card(suite, split)
+    source = locate(suite, split, data_root)
+    samples = tuple(_reader(suite)(source))
+    counts = count(samples)
+    _check_ids(suite, split, samples)
+    digest = content_hash(samples)
+    if not allow_partial:
+        _check_counts(suite, split, card.expected, counts)
+        if card.content_hash and card.content_hash != digest:
+            raise DataError(
+                f"{suite.name} {split}: content hash {digest[:12]} differs from the card's {card.content_hash[:12]}",
+                "the files were changed; get or make them again, or accept them with --allow-partial",
+            )
+    return Split(suite, split, source, samples, counts, digest)
+
+
+def split_card(suite: SuiteCard, split: str) -> SplitCard:
+    """The split's entry on the card. Raises ``UsageError`` with a suggestion where there is none."""
+    if split not in suite.splits:
+        hint = suggest(split, suite.splits) or f"{suite.name} has: {', '.join(suite.splits)}"
+        raise UsageError(f"suite {suite.name} has no split {split!r}", hint)
+    return suite.splits[split]
+
+
+def locate(suite: SuiteCard, split: str, data_root: Path) -> Source:
+    """Find the layout that a data root uses: the first root with every required file, the first image root that exists.
+
+    Raises:
+        DataError: No layout fits; the message names the first place that was looked in, the hint how to get the files.
+    """
+    card = split_card(suite, split)
+    options: dict[str, ArgValue] = {"split": split, **suite.options, **card.options}
+    fill = {k: str(v) for k, v in options.items()}
+    files: dict[str, Path] = {}
+    if suite.files is not None:
+        roots = [data_root / r.format(**fill) for r in (card.roots or suite.files.roots)]
+        files = _first_layout(suite, split, roots, {k: v.format(**fill) for k, v in suite.files.required.items()})
+        root = files.pop("")
+        optional = {k: root / v.format(**fill) for k, v in suite.files.optional.items()}
+        files |= {k: p for k, p in optional.items() if p.exists()}
+    images = suite.images
+    folders = [data_root / r.format(**fill) for r in images.roots] if images else []
+    return Source(
+        suite=suite.name,
+        split=split,
+        options=options,
+        files=files,
+        images=next((f for f in folders if f.is_dir()), None),
+        exif=images is not None and images.exif == "apply",
+        columns=suite.columns,
+        data_root=data_root,
+    )
+
+
+def count(samples: Iterable[Sample]) -> Counts:
+    """Distinct images and referents, and expressions. A sample without ``ref_id`` counts as a referent of its own."""
+    images: set[str] = set()
+    refs: set[str] = set()
+    total = 0
+    for sample in samples:
+        images.add(sample.image_id)
+        refs.add(sample.ref_id if sample.ref_id is not None else sample.id)
+        total += 1
+    return Counts(len(images), len(refs), total)
+
+
+def _first_layout(suite: SuiteCard, split: str, roots: list[Path], names: Mapping[str, str]) -> dict[str, Path]:
+    for root in roots:
+        files = {key: root / name for key, name in names.items()}
+        if root.is_dir() and all(p.exists() for p in files.values()):
+            return {"": root, **files}
+    missing = roots[0] / next(iter(names.values()), "")
+    hint = f"`lens-bench show {suite.name}` lists the known layouts and where to get the files; see also --data-root"
+    if suite.generated:
+        hint = f"`lens-bench data make {suite.name} --split {split}` makes it"
+    raise DataError(f"{suite.name} {split} was not found: no {missing} (nor in {len(roots) - 1} other places)", hint)
+
+
+def _reader(suite: SuiteCard) -> Reader:
+    module, _, function = suite.reader.partition(":")
+    if not function:
+        module, function = f"lens_bench.data.{suite.reader.replace('-', '_')}", "read"
+    try:
+        return cast("Reader", getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"suite {suite.name}: its reader {suite.reader!r} cannot be imported: {error}") from error
+
+
+def _check_ids(suite: SuiteCard, split: str, samples: tuple[Sample, ...]) -> None:
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise DataError(f"{suite.name} {split}: two expressions have the id {sample.id}")
+        seen.add(sample.id)
+    if not samples:
+        raise DataError(f"{suite.name} {split} has no expression", "is this the right split and version of the files?")
+
+
+def _check_counts(suite: SuiteCard, split: str, expected: Expected, found: Counts) -> None:
+    wanted = {"images": expected.images, "refs": expected.refs, "expressions": expected.expressions}
+    wrong = [
+        f"{number} {noun} expected, {getattr(found, noun)} found"
+        for noun, number in wanted.items()
+        if number is not None and number != getattr(found, noun)
+    ]
+    if wrong:
+        note = "" if expected.verified else " (the card's figure is marked as not verified)"
+        raise DataError(
+            f"{suite.name} {split}: {'; '.join(wrong)}{note}",
+            "the files are incomplete or of another version; --allow-partial runs on what is there",
+        )

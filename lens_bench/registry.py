@@ -1,0 +1,235 @@
+"""Where models and suites are found, and how a name becomes one.
+
+Sources, in this order: the ``baselines/`` and ``suites/`` folders of the checkout (or of the installed wheel),
+installed packages with an entry point in group ``lens_bench.models`` or ``lens_bench.suites`` (its value names the
+package that holds the cards), and a path that the user gives. Looking things up imports no adapter and nothing heavy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar, cast
+
+from lens_bench.cards import ArgSpec, ModelCard, SuiteCard, read_model_cards, read_suite_card
+from lens_bench.errors import LensBenchError, UsageError
+from lens_bench.records import ArgValue, ModelOptions
+from lens_bench.segmenter import Segmenter
+
+MODELS_GROUP = "lens_bench.models"
+SUITES_GROUP = "lens_bench.suites"
+_PACKAGE = Path(__file__).resolve().parent
+
+Card = TypeVar("Card", ModelCard, SuiteCard)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything found. ``problems`` are cards that could not be read: shown by ``list``, fatal when asked for."""
+
+    models: tuple[ModelCard, ...]
+    suites: tuple[SuiteCard, ...]
+    problems: tuple[LensBenchError, ...]
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Read every card of the checkout (or wheel) and of installed packages, once per process."""
+    problems: list[LensBenchError] = []
+    models = [c for path in _model_files(problems) for c in _read(read_model_cards, path, problems) or ()]
+    suites = [c for path in _suite_files(problems) if (c := _read(read_suite_card, path, problems)) is not None]
+    return Catalogue(tuple(models), tuple(suites), tuple(problems))
+
+
+def home(kind: str) -> Path:
+    """The folder of the shipped cards (``baselines``, ``suites``): beside the package in a checkout, else inside it."""
+    beside = _PACKAGE.parent / kind
+    return beside if beside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else _PACKAGE / kind
+
+
+def find_model(reference: str) -> ModelCard:
+    """A model by name, alias, or path (``./folder``, or ``./folder:name`` where the folder has several cards).
+
+    Raises:
+        UsageError: Unknown, ambiguous or unreadable.
+    """
+    path, _, name = reference.partition(":")
+    if os.sep in reference or Path(path).is_dir():
+        return _model_at(Path(path), name)
+    return _pick(reference, catalogue().models, "model")
+
+
+def find_suite(reference: str) -> SuiteCard:
+    """A suite by name, alias, or path to its YAML file. Raises ``UsageError`` where there is none."""
+    if os.sep in reference or reference.endswith((".yaml", ".yml")):
+        return read_suite_card(Path(reference))
+    return _pick(reference, catalogue().suites, "suite")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that does not exist: the close ones, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def resolve_args(card: ModelCard, given: Mapping[str, str]) -> dict[str, ArgValue]:
+    """Apply ``--model-arg`` values to the card's defaults, converted to the type of the default.
+
+    Raises:
+        UsageError: Unknown argument, a value that cannot be converted, or one outside the card's choices.
+    """
+    unknown = [k for k in given if k not in card.args]
+    if unknown:
+        hint = suggest(unknown[0], card.args) or f"{card.name} takes: {', '.join(card.args) or 'no arguments'}"
+        raise UsageError(f"model {card.name} has no argument {unknown[0]!r}", hint)
+    return {key: _convert(card, key, spec, given.get(key)) for key, spec in card.args.items()}
+
+
+def _convert(card: ModelCard, key: str, spec: ArgSpec, text: str | None) -> ArgValue:
+    if text is None:
+        return spec.default
+    value: ArgValue
+    try:
+        if isinstance(spec.default, bool):
+            value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        elif isinstance(spec.default, int):
+            value = int(text)
+        elif isinstance(spec.default, float):
+            value = float(text)
+        else:
+            value = text
+    except (ValueError, KeyError):
+        kind = type(spec.default).__name__
+        raise UsageError(f"--model-arg {key}={text}: {card.name} expects a value of type {kind}", spec.help) from None
+    if spec.choices and value not in spec.choices:
+        options = ", ".join(str(c) for c in spec.choices)
+        raise UsageError(f"--model-arg {key}={text} is not one of: {options}", spec.help)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- adapters
+
+
+def make_segmenter(card: ModelCard, options: ModelOptions) -> Segmenter:
+    """Import the card's adapter and construct it.
+
+    Raises:
+        UsageError: The adapter cannot be imported or is not a segmenter; the message names the reason.
+    """
+    factory = _resolve(card)
+    segmenter = factory(options)
+    if not isinstance(segmenter, Segmenter):
+        raise UsageError(
+            f"{card.adapter} of model {card.name} is not a segmenter",
+            "it needs the methods load(), segment(tasks) and close(): see lens_bench/segmenter.py",
+        )
+    return segmenter
+
+
+def _resolve(card: ModelCard) -> Callable[[ModelOptions], object]:
+    where, _, attribute = card.adapter.partition(":")
+    try:
+        module = import_file(card.folder / where) if where.endswith(".py") else importlib.import_module(where)
+    except ImportError as error:
+        raise UsageError(
+            f"the adapter of model {card.name} cannot be imported: {error}", f"see {card.folder / 'README.md'}"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise UsageError(f"{where} of model {card.name} has no class {attribute!r}")
+    return cast("Callable[[ModelOptions], object]", found)
+
+
+def import_file(path: Path) -> ModuleType:
+    """Import a module by its path, as part of a package made of its folder, so that it can import its neighbours
+    relatively (``from .prompts import ...``) without any folder being put on ``sys.path``.
+    """  # noqa: D205 - one sentence
+    path = path.resolve()
+    if not path.is_file():
+        raise ImportError(f"no file {path}")
+    package = f"lens_bench_plugin_{hashlib.sha256(str(path.parent).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        spec = importlib.util.spec_from_loader(package, loader=None, is_package=True)
+        if spec is None:
+            raise ImportError(f"cannot make a package of {path.parent}")
+        module = importlib.util.module_from_spec(spec)
+        module.__path__ = [str(path.parent)]
+        sys.modules[package] = module
+    return importlib.import_module(f"{package}.{path.stem}")
+
+
+# ---------------------------------------------------------------------------------------------- discovery
+
+
+def _model_files(problems: list[LensBenchError]) -> Iterator[Path]:
+    yield from sorted(home("baselines").glob("*/model.yaml"))
+    for folder in _plugin_folders(MODELS_GROUP, problems):
+        yield from [folder / "model.yaml"] if (folder / "model.yaml").is_file() else sorted(folder.glob("*/model.yaml"))
+
+
+def _suite_files(problems: list[LensBenchError]) -> Iterator[Path]:
+    yield from sorted(home("suites").glob("*.yaml"))
+    for folder in _plugin_folders(SUITES_GROUP, problems):
+        yield from sorted(folder.glob("*.yaml"))
+
+
+def _plugin_folders(group: str, problems: list[LensBenchError]) -> Iterator[Path]:
+    for entry in entry_points(group=group):
+        try:
+            spec = importlib.util.find_spec(entry.module)
+        except ImportError:
+            spec = None
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        if not folders:
+            problems.append(UsageError(f"entry point {entry.name} of group {group} names no package: {entry.value}"))
+        for folder in folders:
+            yield Path(folder)
+
+
+Content = TypeVar("Content")
+
+
+def _read(reader: Callable[[Path], Content], path: Path, problems: list[LensBenchError]) -> Content | None:
+    try:
+        return reader(path)
+    except LensBenchError as error:
+        problems.append(error)
+        return None
+
+
+def _model_at(folder: Path, name: str) -> ModelCard:
+    cards = read_model_cards(folder / "model.yaml")
+    if name:
+        return _pick(name, cards, "model")
+    if len(cards) > 1:
+        options = ", ".join(f"{folder}:{c.name}" for c in cards)
+        raise UsageError(f"{folder} holds {len(cards)} models", f"name one: {options}")
+    return cards[0]
+
+
+def _pick(name: str, cards: Iterable[Card], kind: str) -> Card:
+    known = list(cards)
+    found = [c for c in known if c.name == name] or [c for c in known if name in c.aliases]
+    if not found:
+        broken = [p for p in catalogue().problems if f"/{name}" in p.message]
+        if broken:
+            raise broken[0]
+        hint = suggest(name, [c.name for c in known]) or f"`lens-bench list {kind}s` shows them"
+        raise UsageError(f"there is no {kind} {name!r}", hint)
+    if len(found) > 1:
+        where = " and ".join(str(c.folder) for c in found)
+        raise UsageError(f"{kind} {name!r} is defined twice: in {where}", "name one by its path")
+    return found[0]

@@ -1,0 +1,1 @@
+"""Suites on disk: one module per format, and what all formats share."""

@@ -1,0 +1,1 @@
+"""Time, memory and the hardware they were measured on."""

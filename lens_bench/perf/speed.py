@@ -1,0 +1,109 @@
+"""Speed of a run, from the same calls that produced its predictions.
+
+Latency is what somebody who asks waits for: the duration of the call that an expression was part of. Throughput is
+expressions by the wall clock of the whole loop, reading, decoding and scoring included, loading the model excluded. The
+first call is kept apart (compilation, caches, allocation).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lens_bench.perf.hardware import fingerprint, peak_rss_mb
+from lens_bench.records import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a segmenter."""
+
+    seconds: float
+    images: int
+    expressions: int
+
+
+@dataclass(slots=True)
+class Speed:
+    """Collects the calls of one session. ``reasons`` say why its figures compare with no other run's."""
+
+    device: str
+    calls: list[Call] = field(default_factory=list)
+    load_s: float = 0.0
+    wall_s: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+    _stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _tokens: list[int] = field(default_factory=list)
+    _answered: int = 0
+
+    @contextmanager
+    def loop(self) -> Iterator[None]:
+        """Measures the wall clock of the loop, also when it is left by an exception."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.wall_s += time.perf_counter() - start
+
+    @contextmanager
+    def call(self, images: int, expressions: int) -> Iterator[None]:
+        """Measures one call of the model."""
+        start = time.perf_counter()
+        yield
+        self.calls.append(Call(time.perf_counter() - start, images, expressions))
+
+    def answers(self, predictions: Sequence[Prediction]) -> None:
+        """Add the stage times and token counts that the model reported."""
+        for prediction in predictions:
+            self._answered += 1
+            for stage, milliseconds in prediction.stages_ms.items():
+                self._stages[stage] += milliseconds
+            if prediction.tokens is not None:
+                self._tokens.append(prediction.tokens.completion)
+
+    def to_json(self) -> dict[str, object]:
+        """The ``perf`` block of ``summary.json``; figures that do not apply are null."""
+        expressions = sum(c.expressions for c in self.calls)
+        images = sum(c.images for c in self.calls)
+        steady = self.calls[1:] or self.calls
+        waits = np.repeat([c.seconds * 1e3 for c in steady], [c.expressions for c in steady])
+        quantiles = np.percentile(waits, [50, 90, 99]) if waits.size else None
+        return {
+            "comparable": not self.reasons,
+            "reasons": list(self.reasons),
+            "device": self.device,
+            "hardware": fingerprint(self.device),
+            "expressions": expressions,
+            "images": images,
+            "calls": len(self.calls),
+            "batch_images": max((c.images for c in self.calls), default=0),
+            "load_s": round(self.load_s, 3),
+            "wall_s": round(self.wall_s, 3),
+            "model_s": round(sum(c.seconds for c in self.calls), 3),
+            "first_call_ms": round(self.calls[0].seconds * 1e3, 3) if self.calls else None,
+            "expressions_per_s": round(expressions / self.wall_s, 3) if self.wall_s and expressions else None,
+            "images_per_s": round(images / self.wall_s, 3) if self.wall_s and images else None,
+            "latency_ms": (
+                dict(zip(("p50", "p90", "p99"), (round(float(q), 3) for q in quantiles), strict=True))
+                if quantiles is not None
+                else None
+            ),
+            "stages_ms": {k: round(v / self._answered, 3) for k, v in sorted(self._stages.items())},
+            "completion_tokens": round(float(np.mean(self._tokens)), 2) if self._tokens else None,
+            "peak_rss_mb": peak_rss_mb(),
+            "peak_device_mb": _peak_device_mb(self.device),
+        }
+
+
+def _peak_device_mb(device: str) -> float | None:
+    """Peak memory that torch allocated on the device, in MiB; None on CPU or where torch was never imported."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return None
+    return round(float(torch.cuda.max_memory_allocated(device)) / 2**20, 1)

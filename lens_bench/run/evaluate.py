@@ -1,0 +1,221 @@
+"""The loop: one model over one split, journalled, resumable, scored while it runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+from lens_bench.errors import DataError, RunError
+from lens_bench.perf.speed import Speed
+from lens_bench.records import Prediction
+from lens_bench.run.answer import BatchSize, answer, failed
+from lens_bench.run.decode import Work, decode_ahead
+from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
+from lens_bench.run.journal import Journal, Lock, read, repair
+from lens_bench.run.manifest import check_same, read_manifest
+from lens_bench.run.plan import Plan, without_pixels
+from lens_bench.run.scorer import BackgroundScorer
+from lens_bench.run.summary import build_summary, earlier_speed
+from lens_bench.scoring.protocols import get_protocol
+from lens_bench.segmenter import Segmenter, SupportsExpect
+
+
+class Progress(Protocol):
+    """What the loop tells whoever watches. The command line draws a bar or prints lines."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """A split begins: ``done`` of ``total`` expressions were answered in an earlier session."""
+        ...
+
+    def advance(self, answered: int, errors: int) -> None:
+        """More expressions were answered, ``errors`` of them with an error."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def stop(self) -> None:
+        """The split ends, however."""
+        ...
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Do nothing."""
+
+    def advance(self, answered: int, errors: int) -> None:
+        """Do nothing."""
+
+    def note(self, message: str) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What running a split gave: its directory, ``summary.json``, and how many expressions were answered now."""
+
+    files: RunFiles
+    summary: JsonObject
+    answered: int
+
+
+def run_split(plan: Plan, segmenter: Segmenter, progress: Progress | None = None) -> Outcome:
+    """Answer what the journal lacks, score everything, write the files of the run.
+
+    Ctrl-C (KeyboardInterrupt) writes scores and summary of what there is, marked as incomplete, and is raised again.
+
+    Raises:
+        UsageError: The directory is in use, or holds another run.
+        DataError: The journal is damaged in the middle.
+        RunError: More predictions failed than the request allows; everything is kept.
+        CheckpointError: Raised by the model while loading.
+    """
+    watcher = progress or Quiet()
+    with Lock(plan.files):
+        done, scorer = _resume(plan, watcher)
+        speed = Speed(plan.options.device)
+        speed.reasons += [f"resumed: {len(done)} expressions were answered in an earlier session"] if done else []
+        speed.reasons += ["one shard of a run"] if plan.request.shard else []
+        watcher.start(f"{plan.card.name} on {plan.manifest.suite} {plan.manifest.split}", len(plan.samples), len(done))
+        try:
+            _answer_rest(plan, segmenter, done, scorer, speed, watcher)
+        finally:
+            watcher.stop()
+            summary = _finish(plan, scorer, speed)
+    return Outcome(plan.files, summary, sum(c.expressions for c in speed.calls))
+
+
+def journalled(plan: Plan) -> int:
+    """How many expressions of the plan an earlier session answered; for ``--dry-run``, changes nothing."""
+    if plan.request.fresh or not plan.files.predictions.exists():
+        return 0
+    with plan.files.predictions.open("rb") as stream:
+        return len({line.partition(b",")[0] for line in stream if line.endswith(b"\n")})
+
+
+def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]:
+    """Open or continue the directory: check the manifest, mend the journal, score what it holds."""
+    files = plan.files
+    if plan.request.fresh:
+        _remove(files)
+    if files.manifest.exists():
+        check_same(read_manifest(files), plan.manifest, files)
+    else:
+        if files.predictions.exists():
+            raise DataError(f"{files.root} has predictions but no manifest", "--fresh starts the run again")
+        plan.manifest.write(files)
+    if torn := repair(files.predictions):
+        progress.note(f"cut a torn line of {torn} bytes off {files.predictions.name}")
+    scorer = BackgroundScorer(get_protocol(plan.manifest.protocol), plan.samples, plan.manifest.seed)
+    done: set[str] = set()
+    known = {s.id for s in plan.samples}
+    for prediction in read(files.predictions, without_errors=plan.request.retry_errors):
+        if prediction.sample_id not in known:
+            raise DataError(f"{files.predictions} holds {prediction.sample_id}, which this run does not ask")
+        done.add(prediction.sample_id)
+        scorer.put(prediction)
+    return done, scorer
+
+
+def _answer_rest(
+    plan: Plan, segmenter: Segmenter, done: set[str], scorer: BackgroundScorer, speed: Speed, progress: Progress
+) -> None:
+    work = plan.tasks(lambda sample: sample.id not in done)
+    if not work:
+        return
+    try:
+        _load(plan, segmenter, speed)
+        with Journal(plan.files.predictions) as journal, speed.loop():
+            budget = _ErrorBudget(plan, scorer.errors)
+            for predictions in _answers(plan, segmenter, work, speed, progress):
+                journal.append(predictions)
+                for prediction in predictions:
+                    scorer.put(prediction)
+                speed.answers(predictions)
+                progress.advance(len(predictions), budget.spend(predictions))
+    finally:
+        segmenter.close()
+
+
+def _load(plan: Plan, segmenter: Segmenter, speed: Speed) -> None:
+    if isinstance(segmenter, SupportsExpect):
+        segmenter.expect(without_pixels(plan))
+    start = time.perf_counter()
+    report = segmenter.load()
+    speed.load_s = time.perf_counter() - start
+    replace(plan.manifest, load_report=asdict(report)).write(plan.files)
+
+
+def _answers(
+    plan: Plan,
+    segmenter: Segmenter,
+    work: Sequence[Work],
+    speed: Speed,
+    progress: Progress,
+) -> Iterator[list[Prediction]]:
+    """Predictions batch by batch; images that cannot be read become errors without the model being asked."""
+    size = BatchSize(plan.batch_size)
+    decoded = decode_ahead(work, ahead=2 * size.images, read=plan.card.reads_images)
+    while batch := list(islice(decoded, size.images)):
+        broken = [p for item in batch if item.error for p in failed(item.task, item.error)]
+        if broken:
+            yield broken
+        tasks = [item.task for item in batch if item.error is None]
+        if not tasks:
+            continue
+        before = size.halvings
+        with speed.call(len(tasks), sum(len(t.queries) for t in tasks)):
+            predictions = answer(segmenter, tasks, size)
+        if size.halvings > before:
+            limit = f"{size.queries} expressions" if size.queries else f"{size.images} images"
+            reason = f"out of memory: at most {limit} per call from here on"
+            speed.reasons.append(reason)
+            progress.note(reason)
+        yield predictions
+
+
+class _ErrorBudget:
+    """Counts failed predictions, those of earlier sessions included, and stops the run when there are too many."""
+
+    def __init__(self, plan: Plan, spent: int) -> None:
+        share = plan.request.max_errors
+        allowed = share * len(plan.samples) if share < 1 else share
+        self._allowed = max(1, int(allowed)) if share > 0 else 0  # one failure alone is no reason to stop
+        self._total = len(plan.samples)
+        self._spent = spent
+
+    def spend(self, predictions: Sequence[Prediction]) -> int:
+        """Number of errors among the predictions. Raises ``RunError`` when the budget is overdrawn."""
+        errors = [p for p in predictions if p.status == "error"]
+        self._spent += len(errors)
+        if errors and self._spent > self._allowed:
+            raise RunError(
+                f"stopped: {self._spent} of {self._total} expressions failed; the last: {errors[-1].error}",
+                "what was answered is kept; --max-errors allows more, --retry-errors asks the failed ones again",
+            )
+        return len(errors)
+
+
+def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
+    scores = scorer.finish()
+    perf = speed.to_json() if speed.calls else earlier_speed(plan.files)
+    summary = build_summary(read_manifest(plan.files), scores, perf)
+    write_scores(plan.files.scores, scores)
+    write_json(plan.files.summary, summary)
+    return summary
+
+
+def _remove(files: RunFiles) -> None:
+    for path in (files.predictions, files.scores, files.summary, files.report, files.manifest):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(files.root / "shards", ignore_errors=True)

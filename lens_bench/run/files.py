@@ -1,0 +1,174 @@
+"""The files of a run directory: their names, and reading and writing them without ever leaving half a file.
+
+``predictions.jsonl`` is the only file that cannot be made again; it is the journal's (``journal.py``). All others are
+written whole, to a temporary name first, and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from lens_bench.errors import DataError, UsageError
+from lens_bench.masks import rle_from_json, rle_to_json
+from lens_bench.records import Box, Prediction, Rle, Score, Status, Tokens
+from lens_bench.scoring.metrics import score_from_json, score_to_json
+
+SCHEMA_VERSION = 1
+JsonObject = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Paths of one run directory."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """What was run, on what: see ``manifest.Manifest``."""
+        return self.root / "manifest.json"
+
+    @property
+    def predictions(self) -> Path:
+        """One line per expression, in the order in which answers came."""
+        return self.root / "predictions.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """One line per scored expression, in the suite's order."""
+        return self.root / "scores.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Metrics, intervals, speed."""
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process writes here."""
+        return self.root / ".lock"
+
+    def require(self) -> RunFiles:
+        """Raise ``UsageError`` where this is not a run directory; else return self."""
+        if not self.manifest.is_file():
+            hint = "a run directory is <out>/<suite>/<split>/<model>-<digest>: it holds manifest.json"
+            raise UsageError(f"{self.root} is not a run directory", hint)
+        return self
+
+
+def find_runs(root: Path) -> list[RunFiles]:
+    """Every run directory at or below ``root``, sorted by path. Shards of a run that was not merged are included."""
+    return [RunFiles(path.parent) for path in sorted(root.rglob("manifest.json"))]
+
+
+# ---------------------------------------------------------------------------------------------- whole files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically: a reader sees the old content or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write an indented JSON file atomically. NaN and infinities are refused: they are not JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> JsonObject:
+    """Read a JSON object. Raises ``DataError`` where it is missing or malformed."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"no {path.name} in {path.parent}", "was the run finished? run the same command again"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a JSON object")
+    return content
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write ``scores.jsonl`` atomically, in the given order."""
+    lines = (json.dumps(score_to_json(s), separators=(",", ":"), ensure_ascii=False) for s in scores)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Read ``scores.jsonl``. Raises ``DataError`` naming the line that is wrong."""
+    return [score_from_json(obj) for _, obj in read_lines(path)]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:
+    """The JSON objects of a JSONL file with their line numbers. Raises ``DataError`` naming a malformed line."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"no {path.name} in {path.parent}") from None
+    with stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
+            if not isinstance(content, dict):
+                raise DataError(f"{path}, line {number} is not a JSON object")
+            yield number, content
+
+
+# ---------------------------------------------------------------------------------------------- predictions
+
+
+def prediction_to_line(prediction: Prediction) -> bytes:
+    """One line of ``predictions.jsonl``, newline included."""
+    content: JsonObject = {
+        "sample_id": prediction.sample_id,
+        "status": prediction.status,
+        "mask": rle_to_json(prediction.mask) if prediction.mask else None,
+        "box": list(prediction.box) if prediction.box else None,
+        "score": prediction.score,
+        "text": prediction.text,
+        "tokens": (
+            {"prompt": prediction.tokens.prompt, "completion": prediction.tokens.completion}
+            if prediction.tokens
+            else None
+        ),
+        "stages_ms": {k: round(v, 3) for k, v in prediction.stages_ms.items()},
+        "error": prediction.error,
+    }
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def prediction_from_json(content: JsonObject, what: str) -> Prediction:
+    """Read one line of ``predictions.jsonl``. Raises ``DataError`` naming ``what`` where a field is not as written."""
+    status, tokens, box = content.get("status"), content.get("tokens"), content.get("box")
+    if status not in ("ok", "no_mask", "error") or not isinstance(content.get("sample_id"), str):
+        raise DataError(f"{what} is not a prediction")
+    mask: Rle | None = rle_from_json(content["mask"], f"the mask of {what}") if content.get("mask") else None
+    return Prediction(
+        sample_id=cast("str", content["sample_id"]),
+        status=cast("Status", status),
+        mask=mask,
+        box=cast("Box", tuple(float(v) for v in cast("list[float]", box))) if box else None,
+        score=cast("float | None", content.get("score")),
+        text=cast("str | None", content.get("text")),
+        tokens=Tokens(**cast("dict[str, int]", tokens)) if tokens else None,
+        stages_ms=cast("dict[str, float]", content.get("stages_ms") or {}),
+        error=cast("str | None", content.get("error")),
+    )

@@ -1,0 +1,128 @@
+"""The journal of a run: ``predictions.jsonl``, appended and flushed as answers come.
+
+A process that is killed at any byte loses at most the line it was writing: on opening, a torn last line is cut off and
+its sample is done again. One process at a time may hold a run directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, TypeAlias
+
+from lens_bench.errors import UsageError
+from lens_bench.records import Prediction
+from lens_bench.run.files import RunFiles, prediction_from_json, prediction_to_line, read_lines
+
+Kind: TypeAlias = type[BaseException] | None
+
+_SYNC_EVERY = 64  # lines between two fsyncs: a power cut may cost these, a killed process costs none
+
+
+class Lock:
+    """Exclusive hold on a run directory, given back when the process ends, however it ends."""
+
+    def __init__(self, files: RunFiles) -> None:
+        files.root.mkdir(parents=True, exist_ok=True)
+        self._stream = files.lock.open("a+")
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._stream.seek(0)
+            holder = self._stream.read().strip() or "unknown"
+            self._stream.close()
+            hint = "wait for it, or give this run another --out"
+            raise UsageError(f"{files.root} is in use by process {holder}", hint) from None
+        self._stream.truncate(0)
+        self._stream.write(f"{os.getpid()}\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.truncate(0)
+        self._stream.close()
+
+
+class Journal:
+    """Append-only store of predictions. Use as a context manager; hold a ``Lock`` on the directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: BinaryIO | None = None
+        self._unsynced = 0
+
+    def __enter__(self) -> Journal:
+        self._stream = self._path.open("ab", buffering=0)
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            self._stream = None
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Write predictions; on return a killed process loses none of them."""
+        if self._stream is None:
+            raise ValueError("the journal is not open")
+        lines = [prediction_to_line(p) for p in predictions]
+        data = memoryview(b"".join(lines))
+        while data:
+            data = data[self._stream.write(data) :]
+        self._unsynced += len(lines)
+        if self._unsynced >= _SYNC_EVERY:
+            os.fsync(self._stream.fileno())
+            self._unsynced = 0
+
+
+def repair(path: Path) -> int:
+    """Cut a torn last line off a journal; returns how many bytes went. A missing journal is an empty one."""
+    if not path.exists():
+        return 0
+    with path.open("r+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        keep = _end_of_last_line(stream, size)
+        if keep < size:
+            stream.truncate(keep)
+        return size - keep
+
+
+def read(path: Path, *, without_errors: bool = False) -> Iterator[Prediction]:
+    """The predictions of a journal, one per sample: where a sample stands twice, the later line counts.
+
+    Args:
+        path: The journal; a missing one is empty. A torn last line must have been cut off (``repair``).
+        without_errors: Leave out those with status ``error``, so that they are done again.
+
+    Raises:
+        DataError: A line in the middle is damaged; the message names it.
+    """
+    if not path.exists():
+        return
+    last: dict[str, int] = {}
+    for number, content in read_lines(path):
+        last[str(content.get("sample_id"))] = number
+    for number, content in read_lines(path):
+        if last[str(content.get("sample_id"))] != number:
+            continue
+        prediction = prediction_from_json(content, f"{path.name}, line {number}")
+        if not (without_errors and prediction.status == "error"):
+            yield prediction
+
+
+def _end_of_last_line(stream: BinaryIO, size: int) -> int:
+    """Position after the last newline, found from the end in steps so that a large journal is not read whole."""
+    position = size
+    while position > 0:
+        step = min(1 << 16, position)
+        stream.seek(position - step)
+        found = stream.read(step).rfind(b"\n")
+        if found >= 0:
+            return position - step + found + 1
+        position -= step
+    return 0

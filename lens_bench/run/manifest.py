@@ -1,0 +1,168 @@
+"""The manifest: everything that determines a run's predictions, and what they were made with.
+
+A run directory is a function of the manifest's identity (suite content, model weights, generation settings); on resume
+the identity and the libraries that do the arithmetic must be the same, and a difference is an error naming the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import cast
+
+from lens_bench.cards import ModelCard
+from lens_bench.errors import DataError, UsageError
+from lens_bench.perf.hardware import environment
+from lens_bench.records import ArgValue
+from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json, write_json
+
+# Libraries whose version may change a prediction: a run is not continued under another.
+_ARITHMETIC = ("torch", "torchvision", "transformers", "vllm")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How answers are generated: every setting that can change one. Another setting is another run directory.
+
+    Attributes:
+        args: The model's arguments; a file argument is represented by the digest of its content.
+        prompt: The card's prompt block, which fixes template and text handling.
+        limit: Number of expressions taken from the front of the split, or None for all of them.
+    """
+
+    args: Mapping[str, ArgValue]
+    prompt: Mapping[str, ArgValue]
+    dtype: str
+    engine: str | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Content of ``manifest.json``.
+
+    Attributes:
+        suite_hash: Content hash of the whole split.
+        model: The card's name; ``model_card`` holds what a reader of the result wants to know of it.
+        weight_digest: Of the weights, or of the source folder for a model without any.
+        load_report: What loading found; None until the model was loaded for the first time.
+        protocol: Under which the run was started. Not part of the identity: predictions can be scored under any.
+        shard: ``(index, count)`` where this directory holds one shard of a run.
+        n_samples: Expressions of this run (or shard), ``n_images`` their images.
+        device: Kind of device, ``cpu`` or ``cuda``.
+    """
+
+    suite: str
+    split: str
+    suite_hash: str
+    model: str
+    model_card: Mapping[str, object]
+    weight_digest: str
+    settings: Settings
+    seed: int
+    protocol: str
+    n_samples: int
+    n_images: int
+    device: str
+    shard: tuple[int, int] | None = None
+    load_report: Mapping[str, object] | None = None
+    environment: Mapping[str, object] = field(default_factory=environment)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the run's identity; shards of one run share it."""
+        identity = {
+            "schema": self.schema_version,
+            "suite_hash": self.suite_hash,
+            "weights": self.weight_digest,
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+        }
+        text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def sees_ground_truth(self) -> bool:
+        """Whether the model is an oracle."""
+        return bool(self.model_card.get("sees_ground_truth"))
+
+    def write(self, files: RunFiles) -> None:
+        """Write ``manifest.json``."""
+        write_json(files.manifest, {"schema_version": self.schema_version, "digest": self.digest, **asdict(self)})
+
+
+def describe_card(card: ModelCard) -> dict[str, object]:
+    """What the manifest keeps of a model card."""
+    return {
+        "title": card.title,
+        "adapter": card.adapter,
+        "source": card.source,
+        "licence": card.licence,
+        "hub": card.weights.hub if card.weights else "",
+        "sees_ground_truth": card.sees_ground_truth,
+        "python": card.python,
+    }
+
+
+def read_manifest(files: RunFiles) -> Manifest:
+    """Read ``manifest.json``. Raises ``DataError`` where it is damaged or of another schema version."""
+    content = read_json(files.manifest)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{files.manifest} has schema version {content.get('schema_version')}, this is version {SCHEMA_VERSION}",
+            "score or repeat the run with the version of lens-bench that wrote it",
+        )
+    known = {f.name for f in fields(Manifest)}
+    missing = known - content.keys()
+    if missing:
+        raise DataError(f"{files.manifest} lacks {', '.join(sorted(missing))}")
+    values = {k: v for k, v in content.items() if k in known}
+    values["settings"] = _settings(content["settings"], files)
+    shard = cast("list[int] | None", content["shard"])
+    values["shard"] = (shard[0], shard[1]) if shard else None
+    return Manifest(**values)  # type: ignore[arg-type]  # field by field from JSON, checked just above
+
+
+def check_same(stored: Manifest, wanted: Manifest, files: RunFiles) -> None:
+    """Refuse to continue a run that is not the one asked for.
+
+    Raises:
+        UsageError: Names the first field that differs, with both values.
+    """
+    before, now = _comparable(stored), _comparable(wanted)
+    for key in now:
+        if before.get(key) != now[key]:
+            raise UsageError(
+                f"{files.root} holds a run with {key} = {before.get(key)!r}, this one has {now[key]!r}",
+                "--fresh starts it again from nothing; another --out keeps both",
+            )
+
+
+def _comparable(manifest: Manifest) -> JsonObject:
+    settings = asdict(manifest.settings)
+    packages = cast("Mapping[str, object]", manifest.environment.get("packages") or {})
+    return {
+        "suite": manifest.suite,
+        "split": manifest.split,
+        "suite_hash": manifest.suite_hash,
+        "model": manifest.model,
+        "weight_digest": manifest.weight_digest,
+        **{f"settings.{k}": v for k, v in settings.items()},
+        "seed": manifest.seed,
+        "shard": manifest.shard,
+        "n_samples": manifest.n_samples,
+        "device": manifest.device,
+        **{f"environment.packages.{name}": packages.get(name) for name in _ARITHMETIC},
+    }
+
+
+def _settings(content: object, files: RunFiles) -> Settings:
+    names = {f.name for f in fields(Settings)}
+    if not isinstance(content, dict) or content.keys() != names:
+        raise DataError(f"{files.manifest}: settings are not those of this version of lens-bench")
+    return Settings(**content)

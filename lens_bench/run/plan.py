@@ -1,0 +1,227 @@
+"""From what the user asked for to what will be done: a plan per split, made before anything heavy is loaded.
+
+Everything that can be wrong without the model is found here: an option that does not fit, a suite that is not there, an
+image that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lens_bench.cards import ModelCard, SuiteCard
+from lens_bench.data.images import missing_images
+from lens_bench.data.split import Split, open_split
+from lens_bench.errors import UsageError
+from lens_bench.records import ArgValue, ImageTask, ModelOptions, Query, Sample
+from lens_bench.registry import make_segmenter, resolve_args, suggest
+from lens_bench.run.files import RunFiles
+from lens_bench.run.manifest import Manifest, Settings, describe_card
+from lens_bench.scoring.protocols import get_protocol
+from lens_bench.segmenter import Segmenter, SupportsDigest
+
+DEFAULT_OUT = Path("results/runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for, for one split. Defaults are the command's.
+
+    Attributes:
+        args: ``--model-arg`` values as typed.
+        batch_size: Images per call; None for ``auto``, which starts at the card's value.
+        shard: ``(i, n)``: the images whose number modulo n is i modulo n.
+        max_errors: Share of expressions (below 1) or number of them that may fail before the run stops.
+    """
+
+    args: Mapping[str, str] = field(default_factory=dict)
+    data_root: Path = field(default_factory=Path)
+    out: Path = DEFAULT_OUT
+    protocol: str | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    engine: str | None = None
+    seed: int = 0
+    shard: tuple[int, int] | None = None
+    max_errors: float = 0.01
+    fresh: bool = False
+    retry_errors: bool = False
+    allow_partial: bool = False
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One split, one model, one run directory. ``samples`` are those of this run (limit and shard applied)."""
+
+    request: Request
+    split: Split
+    card: ModelCard
+    options: ModelOptions
+    samples: tuple[Sample, ...]
+    manifest: Manifest
+    files: RunFiles
+
+    @property
+    def batch_size(self) -> int:
+        """Images per call to start with."""
+        return self.request.batch_size or self.card.batch_size
+
+    def tasks(self, todo: Callable[[Sample], bool]) -> list[tuple[ImageTask, tuple[Sample, ...]]]:
+        """Group the samples for which ``todo`` holds by image, in the order in which images first appear."""
+        grouped: dict[str, list[Sample]] = {}
+        for sample in self.samples:
+            if todo(sample):
+                grouped.setdefault(sample.image_id, []).append(sample)
+        return [(self._task(group), tuple(group)) for group in grouped.values()]
+
+    def _task(self, samples: Sequence[Sample]) -> ImageTask:
+        reveal = self.card.sees_ground_truth
+        queries = tuple(
+            Query(s.id, s.expression, s.raw or s.expression, s.is_sentence, s.key, s.truth if reveal else None)
+            for s in samples
+        )
+        return ImageTask(samples[0].image_id, samples[0].truth.size, queries)
+
+
+def make_plan(suite: SuiteCard, split: str, card: ModelCard, request: Request) -> tuple[Plan, Segmenter]:
+    """Open the split, construct (not load) the model, and work out the run directory.
+
+    Raises:
+        UsageError: An option, argument or name does not fit.
+        DataError: The split, or an image that the model would read, is missing or invalid.
+        CheckpointError: The model's weights are not where they should be.
+    """
+    protocol = get_protocol(request.protocol or suite.protocol)
+    options = model_options(card, request)
+    opened = open_split(suite, split, request.data_root, allow_partial=request.allow_partial)
+    samples = _shard(_limit(opened.samples, request.limit), request.shard)
+    if card.reads_images:
+        missing_images(samples)
+    segmenter = _segmenter(card, options, request)
+    settings = Settings(
+        args=_identity(card, options.args),
+        prompt=dict(card.prompt),
+        dtype=options.dtype,
+        engine=options.engine,
+        limit=request.limit,
+    )
+    manifest = Manifest(
+        suite=suite.name,
+        split=split,
+        suite_hash=opened.content_hash,
+        model=card.name,
+        model_card=describe_card(card),
+        weight_digest=segmenter.weight_digest() if isinstance(segmenter, SupportsDigest) else source_digest(card),
+        settings=settings,
+        seed=request.seed,
+        protocol=protocol.name,
+        n_samples=len(samples),
+        n_images=len({s.image_id for s in samples}),
+        device=options.device.partition(":")[0],
+        shard=request.shard,
+    )
+    return Plan(request, opened, card, options, samples, manifest, run_files(manifest, request.out)), segmenter
+
+
+def run_files(manifest: Manifest, out: Path) -> RunFiles:
+    """The directory of a run: ``<out>/<suite>/<split>/<model>-<digest8>``; a shard lies in ``shards/`` below it."""
+    root = out / manifest.suite / manifest.split / f"{manifest.model}-{manifest.digest}"
+    if manifest.shard:
+        root = root / "shards" / "{}of{}".format(*manifest.shard)
+    return RunFiles(root)
+
+
+def model_options(card: ModelCard, request: Request) -> ModelOptions:
+    """Resolve arguments, device, dtype and engine against the card. Raises ``UsageError`` where one does not fit."""
+    device = request.device or _default_device(card)
+    _offered(card, "device", device.partition(":")[0], card.devices)
+    dtype = request.dtype or ("float32" if device == "cpu" and "float32" in card.dtypes else card.dtypes[0])
+    _offered(card, "dtype", dtype, card.dtypes)
+    engine = request.engine or (card.engines[0] if card.engines else None)
+    if engine is not None:
+        _offered(card, "engine", engine, card.engines)
+    return ModelOptions(
+        name=card.name,
+        folder=str(card.folder),
+        args=resolve_args(card, request.args),
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        seed=request.seed,
+    )
+
+
+def source_digest(card: ModelCard) -> str:
+    """Identity of a model without weights: SHA-256 over the sources and card in its folder, and its name."""
+    digest = hashlib.sha256(card.name.encode())
+    for path in sorted(p for p in card.folder.rglob("*") if p.suffix in {".py", ".yaml"} and p.is_file()):
+        digest.update(str(path.relative_to(card.folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def shard_number(text: str) -> tuple[int, int]:
+    """Parse ``i/n``; i runs from 1 to n. Raises ``UsageError``."""
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 0 <= int(first) <= int(second) and int(second) > 0):
+        raise UsageError(f"--shard {text} is not of the form i/n with i from 1 to n", "for example --shard 2/3")
+    index, total = int(first), int(second)
+    return index or total, total  # counting from 0 covers the same shards
+
+
+def _limit(samples: tuple[Sample, ...], limit: int | None) -> tuple[Sample, ...]:
+    return samples if limit is None else samples[:limit]
+
+
+def _shard(samples: tuple[Sample, ...], shard: tuple[int, int] | None) -> tuple[Sample, ...]:
+    """Whole images go to a shard, so that work shared by an image's expressions is done once."""
+    if shard is None:
+        return samples
+    number = {image: n for n, image in enumerate(dict.fromkeys(s.image_id for s in samples))}
+    return tuple(s for s in samples if number[s.image_id] % shard[1] == shard[0] % shard[1])
+
+
+def _segmenter(card: ModelCard, options: ModelOptions, request: Request) -> Segmenter:
+    if card.python is None:
+        return make_segmenter(card, options)
+    from lens_bench.run.foreign import ForeignSegmenter
+
+    return ForeignSegmenter(card, options, timeout=request.timeout)
+
+
+def _identity(card: ModelCard, args: Mapping[str, ArgValue]) -> dict[str, ArgValue]:
+    """Arguments as they enter the identity: a file by its content, not by where it lies."""
+    return {k: _file_digest(card, k, v) if card.args[k].file and v else v for k, v in args.items()}
+
+
+def _file_digest(card: ModelCard, key: str, value: ArgValue) -> str:
+    path = Path(str(value))
+    if not path.exists():
+        raise UsageError(f"--model-arg {key}={value}: no such file", card.args[key].help)
+    if path.is_dir():  # a checkpoint: its weights are digested by the model itself
+        return path.name
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def _default_device(card: ModelCard) -> str:
+    if "cuda" not in card.devices:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else card.devices[0]
+
+
+def _offered(card: ModelCard, option: str, value: str, offered: Sequence[str]) -> None:
+    if value not in offered:
+        hint = suggest(value, offered) or f"it offers: {', '.join(offered) or 'none'}"
+        raise UsageError(f"model {card.name} does not offer --{option} {value}", hint)
+
+
+def without_pixels(plan: Plan) -> list[ImageTask]:
+    """All tasks of the plan, for ``SupportsExpect``; ground truth is left out for models that may not see it."""
+    return [task for task, _ in plan.tasks(lambda _: True)]

@@ -21,6 +21,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 _ADAPTER = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Name = Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
 
 
 class _Card(BaseModel):
@@ -97,12 +98,17 @@ class ModelCard(_Card):
 
 
 class Expected(_Card):
-    """Published counts of a split. A count that was not checked against the files is marked ``verified: false``."""
+    """Published counts of a split. A figure that was not checked against a first-hand source is named as unverified."""
 
     images: int | None = None
     refs: int | None = None
     expressions: int | None = None
-    verified: bool = True
+    unverified: tuple[Literal["images", "refs", "expressions"], ...] = ()
+
+    @property
+    def verified(self) -> bool:
+        """Whether every figure was checked."""
+        return not self.unverified
 
 
 class SplitCard(_Card):
@@ -152,8 +158,8 @@ class SuiteCard(_Card):
     summary: str
     reader: str = Field(description="Name of a module of lens_bench.data, or 'package.module:function'.")
     protocol: str = "strict"
-    splits: dict[Name, SplitCard]
-    default_splits: tuple[Name, ...]
+    splits: dict[SplitName, SplitCard]
+    default_splits: tuple[SplitName, ...]
     files: Files | None = None
     images: Images | None = None
     options: dict[str, ArgValue] = {}

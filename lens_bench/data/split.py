@@ -29,7 +29,8 @@ class Source:
         split: Name of the split on the card.
         options: Reader options: the suite's, overridden by the split's. ``split`` is there too, by default the name.
         files: The files of the layout that fitted, by their name on the card.
-        images: Folder of the images, or None where no known one exists.
+        images: Folder of the images: the first known one that exists, else the first known one (then every image is
+            missing and named by that path). None where the card names no folder.
         exif: Whether EXIF orientation is applied: see ``cards.Images``.
         columns: For table readers, which column holds what.
         data_root: For readers that need more than files.
@@ -139,7 +140,7 @@ def locate(suite: SuiteCard, split: str, data_root: Path) -> Source:
         split=split,
         options=options,
         files=files,
-        images=next((f for f in folders if f.is_dir()), None),
+        images=next((f for f in folders if f.is_dir()), folders[0] if folders else None),
         exif=images is not None and images.exif == "apply",
         columns=suite.columns,
         data_root=data_root,
@@ -193,13 +194,16 @@ def _check_ids(suite: SuiteCard, split: str, samples: tuple[Sample, ...]) -> Non
 def _check_counts(suite: SuiteCard, split: str, expected: Expected, found: Counts) -> None:
     wanted = {"images": expected.images, "refs": expected.refs, "expressions": expected.expressions}
     wrong = [
-        f"{number} {noun} expected, {getattr(found, noun)} found"
+        f"{number} {noun} expected{_doubt(expected, noun)}, {getattr(found, noun)} found"
         for noun, number in wanted.items()
         if number is not None and number != getattr(found, noun)
     ]
     if wrong:
-        note = "" if expected.verified else " (the card's figure is marked as not verified)"
         raise DataError(
-            f"{suite.name} {split}: {'; '.join(wrong)}{note}",
+            f"{suite.name} {split}: {'; '.join(wrong)}",
             "the files are incomplete or of another version; --allow-partial runs on what is there",
         )
+
+
+def _doubt(expected: Expected, noun: str) -> str:
+    return " (a figure the card marks as not verified)" if noun in expected.unverified else ""

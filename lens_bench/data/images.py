@@ -1,0 +1,136 @@
+"""Image files, decoded to RGB whatever their mode, with EXIF orientation by the suite's policy.
+
+Alpha is dropped and not blended, as cv2.imread and PIL's ``convert("RGB")`` do in every published loader. EXIF: cv2
+turns an image the way its orientation tag says, PIL does not, so papers differ; a suite card says which of the two its
+annotations were drawn on (``exif: apply`` or ``ignore``).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from lens_bench.errors import DataError
+from lens_bench.records import Pixels, Size
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+# What Pillow raises on files that are cut off or not images; it has no common base for them.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a file. Implements ``records.ImageSource``."""
+
+    path: Path
+    exif: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
+    def read(self) -> Pixels:
+        """Decode to RGB uint8 [H, W, 3]. Raises ``DataError`` naming the file where it is missing or broken."""
+        with _opened(self.path, self.name) as image:
+            return to_rgb(image, self.exif)
+
+
+def read_encoded(data: bytes, name: str, exif: bool) -> Pixels:
+    """Decode the bytes of an image file to RGB uint8 [H, W, 3]; ``name`` is used in the ``DataError``."""
+    with _opened(io.BytesIO(data), name) as image:
+        return to_rgb(image, exif)
+
+
+def image_size(path: Path, exif: bool) -> Size:
+    """(height, width) from the header, nothing decoded; with ``exif``, of the image as the tag turns it.
+
+    Raises:
+        DataError: The file is missing or not an image.
+    """
+    with _opened(path, str(path)) as image:
+        return _size(image, exif)
+
+
+def encoded_size(data: bytes, name: str, exif: bool) -> Size:
+    """(height, width) of an image file's bytes, from its header."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _size(image, exif)
+
+
+def to_rgb(image: Image.Image, exif: bool) -> Pixels:
+    """A PIL image of any mode as RGB uint8 [H, W, 3], turned by its EXIF tag where ``exif``.
+
+    Raises:
+        ValueError: The mode has no fixed range (floating point) or no conversion.
+    """
+    turn = _TURN.get(_orientation(image)) if exif else None
+    upright = image.transpose(turn) if turn is not None else image
+    if upright.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("32-bit pixels have no fixed range")
+        grey = (values >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if upright.mode in ("P", "PA", "LA", "La", "RGBa"):  # by way of RGBA, which reads every kind of transparency
+        upright = upright.convert("RGBA")
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)
+
+
+def _size(image: Image.Image, exif: bool) -> Size:
+    width, height = image.size
+    return (width, height) if exif and _orientation(image) in _SWAPS_SIDES else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF and large images; what matters is raised
+            with Image.open(source) as image:
+                yield cast("Image.Image", image)
+    except FileNotFoundError:
+        raise DataError(f"image {name} is missing", "`lens-bench data verify` lists every missing image") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"image {name} cannot be decoded: {reason}", "the file is cut off or not an image") from None

@@ -1,0 +1,123 @@
+"""JSON files, read fast and with errors that name the file and the field.
+
+Annotation files hold millions of small objects. Python's cyclic garbage collector walks all of them again and again
+while they are being made, which more than doubles the time, so it rests while a file is parsed.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias, cast
+
+from lens_bench.errors import DataError
+
+Record: TypeAlias = dict[str, object]
+
+REFETCH = "the file is incomplete or not what its name says: get it again"
+
+
+@contextmanager
+def no_gc() -> Iterator[None]:
+    """Suspend the cyclic garbage collector; restores the state it found."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def load_json(path: Path) -> object:
+    """Parse a JSON file. Raises ``DataError`` naming the file where it is missing or malformed."""
+    try:
+        with no_gc():
+            return cast("object", json.loads(path.read_bytes()))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}", REFETCH) from None
+
+
+def load_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield ``(line number from 1, object)`` of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        DataError: The file is missing, or a line is not a JSON object.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{path} line {number} is not valid JSON: {error}", REFETCH) from None
+                yield number, as_record(value, f"{path} line {number}")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+# ---------------------------------------------------------------------------------------------- fields
+
+
+def as_record(value: object, where: str) -> Record:
+    """The value as an object with named fields."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is not an object with fields, but {type(value).__name__}", REFETCH)
+    return value
+
+
+def as_list(value: object, where: str) -> list[object]:
+    """The value as a list (tuples, which pickles hold, count)."""
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, list):
+        raise DataError(f"{where} is not a list, but {type(value).__name__}", REFETCH)
+    return value
+
+
+def as_int(value: object, where: str) -> int:
+    """The value as an integer; whole floats and digit strings, which some tools write for ids, count."""
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        return int(value)
+    raise DataError(f"{where} is not an integer: {value!r:.60}", REFETCH)
+
+
+def field(record: Record, key: str, where: str) -> object:
+    """A field that must be there."""
+    if key not in record:
+        raise DataError(f"{where} has no field {key!r}", f"it has: {', '.join(map(str, list(record)[:12]))}")
+    return record[key]
+
+
+def get_int(record: Record, key: str, where: str) -> int:
+    """A field that must be an integer."""
+    return as_int(field(record, key, where), f"{key} of {where}")
+
+
+def get_str(record: Record, key: str, where: str) -> str:
+    """A field that must be a string."""
+    value = field(record, key, where)
+    if not isinstance(value, str):
+        raise DataError(f"{key} of {where} is not a text, but {type(value).__name__}", REFETCH)
+    return value
+
+
+def get_list(record: Record, key: str, where: str) -> list[object]:
+    """A field that must be a list."""
+    return as_list(field(record, key, where), f"{key} of {where}")
+
+
+def get_record(record: Record, key: str, where: str) -> Record:
+    """A field that must be an object."""
+    return as_record(field(record, key, where), f"{key} of {where}")

@@ -24,6 +24,10 @@ CocoRle: TypeAlias = dict[str, object]
 # Cheng et al., "Boundary IoU", CVPR 2021: the band is 2 % of the image diagonal wide.
 BOUNDARY_RATIO = 0.02
 
+MAX_DIGITS = 6  # of a compressed run length: pycocotools shifts 32-bit integers by five bits a digit
+MAX_PIXELS = 2**29  # the longest run that six signed digits hold
+MAX_COORDINATE = 1_000_000  # its rasteriser walks along edges, so a far point costs memory and time
+
 
 # ---------------------------------------------------------------------------------------------- run lengths
 
@@ -45,8 +49,11 @@ def encode(mask: BoolMask | NDArray[np.uint8]) -> Rle:
 
 
 def decode(rle: Rle) -> BoolMask:
-    """Decode to a dense bool array [H, W]."""
-    return cast("NDArray[np.uint8]", coco.decode(_coco(rle))).view(np.bool_)
+    """Decode to a dense bool array [H, W] in column-major (Fortran) order, as the runs are."""
+    lengths = _run_lengths(rle.counts, "mask")
+    values = np.zeros(len(lengths), dtype=np.bool_)
+    values[1::2] = True
+    return np.repeat(values, lengths).reshape(rle.size[1], rle.size[0]).T
 
 
 def area(rle: Rle) -> int:
@@ -64,13 +71,19 @@ def full(size: Size) -> Rle:
     return from_counts(size, [0, size[0] * size[1]])
 
 
-def from_counts(size: Size, counts: Sequence[int]) -> Rle:
-    """From uncompressed run lengths (background first, column-major), as COCO writes ``iscrowd`` annotations."""
-    if sum(counts) != size[0] * size[1] or any(c < 0 for c in counts):
-        raise DataError(
-            f"run lengths cover {sum(counts)} pixels, an image of {size[1]}x{size[0]} has {math.prod(size)}"
-        )
-    return _rle(coco.frPyObjects({"size": list(size), "counts": list(counts)}, size[0], size[1]))
+def from_counts(size: Size, counts: Sequence[int], what: str = "mask") -> Rle:
+    """From uncompressed run lengths (background first, column-major), as COCO writes ``iscrowd`` annotations.
+
+    Raises:
+        DataError: The runs do not fill the image. ``what`` names the mask in the message.
+    """
+    _check_size(size, what)
+    if any(c < 0 for c in counts):
+        raise DataError(f"{what} has a negative run length")
+    if sum(counts) != math.prod(size):
+        raise DataError(f"{what} covers {sum(counts)} pixels, an image of {size[1]}x{size[0]} has {math.prod(size)}")
+    runs = _without_empty_runs(np.asarray(counts, dtype=np.int64))
+    return _rle(coco.frPyObjects({"size": list(size), "counts": runs.tolist()}, size[0], size[1]))
 
 
 def union(rles: Sequence[Rle], size: Size) -> Rle:
@@ -99,44 +112,79 @@ def rle_from_json(obj: object, what: str = "mask") -> Rle:
     if not isinstance(obj, dict) or "size" not in obj or "counts" not in obj:
         raise DataError(f"{what} is not an RLE object", 'expected {"size": [height, width], "counts": ...}')
     raw_size, counts = obj["size"], obj["counts"]
-    if not (isinstance(raw_size, list | tuple) and len(raw_size) == 2 and all(isinstance(s, int) for s in raw_size)):
+    if not (isinstance(raw_size, list | tuple) and len(raw_size) == 2 and all(_is_int(s) for s in raw_size)):
         raise DataError(f"{what} has the size {raw_size!r}", "expected [height, width]")
     size = (int(raw_size[0]), int(raw_size[1]))
     if isinstance(counts, list):
-        return from_counts(size, [int(c) for c in counts])
+        if not all(_is_int(c) for c in counts):
+            raise DataError(f"{what} has run lengths that are not integers")
+        return from_counts(size, counts, what)
     if not isinstance(counts, str | bytes):
         raise DataError(f"{what} has counts of type {type(counts).__name__}", "expected a string or a list of integers")
     data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-    _check_compressed(data, size, what)
-    return Rle(size, data)
+    return _checked(data, size, what)
 
 
-def _check_compressed(data: bytes, size: Size, what: str) -> None:
-    """Refuse compressed counts whose runs do not fill the image: pycocotools would read or write out of bounds.
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
-    The format is COCO's: six bits a character from ``0`` on, bit 5 says "more follows", bit 4 of the last is the sign,
-    and from the fourth run on a value is a difference to the run two before.
+
+def _check_size(size: Size, what: str) -> None:
+    if min(size) < 1 or math.prod(size) >= MAX_PIXELS:
+        raise DataError(f"{what} has the size {list(size)!r}", "expected [height, width] of a real image")
+
+
+def _checked(data: bytes, size: Size, what: str) -> Rle:
+    """Refuse compressed counts that pycocotools would read or write out of bounds on; repair those it misreads.
+
+    It trusts that runs fill the image, and stops early at runs of length zero, which other encoders write.
     """
-    values: list[int] = []
-    total, value, shift = 0, 0, 0
-    for char in data:
-        bits = char - 48
-        if not 0 <= bits < 64:
-            raise DataError(f"{what} holds a character that compressed counts cannot have")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        if len(values) > 2:
-            value += values[-2]
-        if value < 0:
-            raise DataError(f"{what} has a negative run length")
-        values.append(value)
-        total, value, shift = total + value, 0, 0
-    if shift or total != math.prod(size):
-        raise DataError(f"{what} covers {total} pixels, an image of {size[1]}x{size[0]} has {math.prod(size)}")
+    _check_size(size, what)
+    lengths = _run_lengths(data, what)
+    if len(lengths) and int(lengths.min()) < 0:
+        raise DataError(f"{what} has a negative run length")
+    # Every run is checked against the image before they are summed, so the sum cannot wrap.
+    pixels = math.prod(size)
+    if (len(lengths) and int(lengths.max()) > pixels) or int(lengths.sum()) != pixels:
+        raise DataError(f"{what} covers {int(lengths.sum())} pixels, an image of {size[1]}x{size[0]} has {pixels}")
+    return Rle(size, data) if lengths[1:].all() else from_counts(size, lengths.tolist(), what)
+
+
+def _run_lengths(data: bytes, what: str) -> NDArray[np.int64]:
+    """Read COCO's compressed counts: int64 [runs], not yet checked against an image.
+
+    The format: six bits a character from ``0`` on, bit 5 says "more follows", bit 4 of the last is the sign, and from
+    the fourth run on a value is a difference to the run two before.
+    """
+    bits = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - ord("0")
+    if not len(bits):
+        return bits
+    if int(bits.min()) < 0 or int(bits.max()) > 63:
+        raise DataError(f"{what} holds a character that compressed counts cannot have")
+    last = np.flatnonzero(bits < 32)
+    if not len(last) or int(last[-1]) != len(bits) - 1:
+        raise DataError(f"{what} ends in the middle of a run length")
+    first = np.concatenate(([0], last[:-1] + 1))
+    digits = last - first + 1
+    if int(digits.max()) > MAX_DIGITS:
+        raise DataError(f"{what} has a run length of more than {5 * MAX_DIGITS} bits")
+    place = 5 * (np.arange(len(bits)) - np.repeat(first, digits))
+    values: NDArray[np.int64] = np.add.reduceat((bits & 31) << place, first)
+    values -= (bits[last] >> 4 & 1) << 5 * digits
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _without_empty_runs(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same mask in runs of at least one pixel; only the first, of background, may be empty."""
+    if lengths[1:].all():
+        return lengths
+    values = np.arange(len(lengths)) % 2
+    values, lengths = values[lengths > 0], lengths[lengths > 0]
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    merged: NDArray[np.int64] = np.add.reduceat(lengths, starts)
+    return np.concatenate(([0], merged)) if values[0] else merged
 
 
 def rle_to_json(rle: Rle) -> dict[str, object]:
@@ -152,6 +200,9 @@ def part_rle(part: Part, size: Size) -> Rle:
 
     A polygon of fewer than three points covers nothing. (pycocotools would read four numbers as a box.) Points outside
     the image are clipped, as COCO does.
+
+    Raises:
+        DataError: An RLE of another size, a polygon with a coordinate no image has, or a source that cannot be read.
     """
     if isinstance(part, Rle):
         if part.size != size:
@@ -160,6 +211,8 @@ def part_rle(part: Part, size: Size) -> Rle:
     if isinstance(part, Polygon):
         if len(part.points) < 6:
             return empty(size)
+        if not all(abs(value) <= MAX_COORDINATE for value in part.points):  # also catches NaN
+            raise DataError(f"a polygon has a coordinate beyond {MAX_COORDINATE} pixels or none at all")
         return _rle(coco.frPyObjects([list(part.points)], size[0], size[1])[0])
     if isinstance(part, MaskSource):
         return part.rle(size)
@@ -199,8 +252,7 @@ def paint(outlines: Sequence[Outline], size: Size) -> tuple[Rle, Rle]:
         _draw(canvas, points, 1)
         drawn.append((int(np.count_nonzero(canvas)), outline, points))
     labels = np.zeros(size, dtype=np.uint8)
-    order = np.argsort([a for a, _, _ in drawn])[::-1] if drawn else []
-    for index in order:
+    for index in np.argsort(np.array([a for a, _, _ in drawn], dtype=np.int64))[::-1]:
         _, outline, points = drawn[int(index)]
         _draw(labels, points, 255 if outline.ignore else 1)
     return encode(labels == 1), encode(labels == 255)
@@ -252,18 +304,24 @@ def box_iou(a: Box, b: Box) -> float:
 # ---------------------------------------------------------------------------------------------- boundaries
 
 
+def boundary_reach(size: Size, ratio: float = BOUNDARY_RATIO) -> int:
+    """Width in pixels of the boundary band of an image of ``size`` (height, width)."""
+    return max(1, round(ratio * math.hypot(*size)))
+
+
 def boundary(mask: BoolMask, ratio: float = BOUNDARY_RATIO) -> BoolMask:
     """The band of a mask [H, W] within ``ratio`` of the image diagonal of its outline (Cheng et al., CVPR 2021).
 
     The image border counts as outline.
     """
-    height, width = mask.shape
-    reach = max(1, round(ratio * math.hypot(height, width)))
-    inside = _erode(mask.view(np.uint8), reach)
-    return mask & ~inside.view(np.bool_)
+    return boundary_band(mask, boundary_reach((mask.shape[0], mask.shape[1]), ratio))
 
 
-def _erode(mask: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
-    """Erode by a square of side ``2 * reach + 1`` with zeros beyond the border: equal to ``reach`` 3x3 erosions."""
+def boundary_band(mask: BoolMask, reach: int) -> BoolMask:
+    """The pixels of ``mask`` that are within ``reach`` pixels of a pixel outside it; the border counts as outside.
+
+    Equal to the mask without what ``reach`` erosions by a 3x3 square leave of it.
+    """
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
-    return cast("NDArray[np.uint8]", cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0))
+    inside = cv2.erode(mask.view(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & ~cast("NDArray[np.uint8]", inside).view(np.bool_)

@@ -1,1 +1,1 @@
-"""From predictions to numbers: protocols, metrics, statistics."""
+"""Scoring: predictions and annotations to exact counts, metrics and their uncertainty, by named protocols."""

@@ -1,0 +1,215 @@
+"""One expression under one protocol: from run lengths to exact integer counts.
+
+Masks stay run lengths; pixels are made only for the boundary band, for the resize of ``lavt`` and where parts or
+ignore regions overlap the target. What an annotation becomes under a protocol is kept for the next expression of the
+same referent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lens_bench import masks
+from lens_bench.errors import DataError
+from lens_bench.records import Box, GroundTruth, Prediction, Rle, Sample, Score, Status
+from lens_bench.scoring.boundary import EMPTY_BAND, Band, band_iou, band_of
+from lens_bench.scoring.protocols import Protocol
+from lens_bench.scoring.select import select_ids
+
+CACHED_TRUTHS = 64  # more than the referents of one image; expressions come image by image
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTruth:
+    """An annotation as a protocol reads it.
+
+    Attributes:
+        target: Foreground at the size that is scored, ignore regions already dealt with.
+        ignore: Pixels that leave every count, at the same size; None where there are none.
+        area: Of ``target``.
+        box: The box to compare with, in pixels of the original image.
+        band: Boundary band of ``target``.
+    """
+
+    target: Rle
+    ignore: Rle | None
+    area: int
+    box: Box | None
+    band: Band
+
+
+def prepare_truth(truth: GroundTruth, protocol: Protocol) -> PreparedTruth:
+    """Merge, resize and apply the ignore rule. Where target and ignore overlap, the ignore region wins.
+
+    Raises:
+        DataError: A part cannot be read or has another size than the annotation.
+    """
+    joined, once, ignored = masks.merge_truth(truth)
+    target = once if protocol.merge == "once" else joined
+    box = truth.box
+    if box is None and protocol.truth_box_from_mask:
+        box = masks.box_of(target)
+    ignore: Rle | None = None
+    if masks.area(ignored):
+        if protocol.ignore == "foreground":
+            target = masks.union([target, ignored], truth.size)
+        else:
+            target = _subtract(target, ignored)
+        ignore = ignored if protocol.ignore == "exclude" else None
+    target = _sampled(target, protocol.resize)
+    ignore = None if ignore is None else _sampled(ignore, protocol.resize)
+    return PreparedTruth(target, ignore, masks.area(target), box, band_of(target, ignore))
+
+
+def score_sample(
+    sample: Sample,
+    prediction: Prediction | None,
+    protocol: Protocol,
+    truth: PreparedTruth,
+    *,
+    selected: bool = True,
+) -> Score:
+    """Score one expression.
+
+    Args:
+        sample: The expression.
+        prediction: The answer; None where there is none, which is read as ``no_mask``.
+        protocol: The rules.
+        truth: ``prepare_truth(sample.truth, protocol)``.
+        selected: False where the protocol's selection leaves the expression out.
+
+    Raises:
+        DataError: The predicted mask has another size than the annotation.
+    """
+    status = _status(prediction)
+    mask = _scored_mask(sample, prediction, protocol)
+    pred_area, intersection = 0, 0
+    if mask is not None:
+        intersection = masks.overlap(mask, truth.target)
+        pred_area = masks.area(mask) - (masks.overlap(mask, truth.ignore) if truth.ignore is not None else 0)
+    union = pred_area + truth.area - intersection
+    box_only = status == "ok" and mask is None
+    silent = not box_only and (status != "ok" or pred_area < protocol.min_pixels)
+
+    iou: float | None
+    if protocol.no_target == "gres" and (silent or sample.truth.no_target):
+        iou = 1.0 if silent and sample.truth.no_target else 0.0
+        intersection, union = 0, (0 if iou else union)
+    elif union:
+        iou = intersection / (union + protocol.iou_epsilon)
+    else:
+        iou = protocol.empty_union_iou
+    dropped = (status == "error" and protocol.on_error == "drop") or (
+        status == "no_mask" and protocol.on_no_mask == "drop"
+    )
+    counted = selected and not dropped and iou is not None
+    band = band_of(mask, truth.ignore) if mask is not None and not silent else EMPTY_BAND
+    return Score(
+        sample_id=sample.id,
+        image_id=sample.image_id,
+        status=status,
+        intersection=intersection,
+        union=union,
+        pred_area=pred_area,
+        gt_area=truth.area,
+        iou=iou if counted else None,
+        box_iou=_box_iou(prediction if status == "ok" else None, protocol, truth.box),
+        boundary_iou=band_iou(band, truth.band),
+        no_target=sample.truth.no_target,
+        has_mask=mask is not None,
+        predicted_empty=silent,
+        counted=counted,
+        tags=sample.tags,
+    )
+
+
+class Scorer:
+    """Scores the expressions of one run under one protocol. Safe to call from several threads.
+
+    Args:
+        protocol: The rules.
+        samples: All expressions of the split, which the protocol selects from. Only read where it selects.
+        seed: Of the selection.
+    """
+
+    def __init__(self, protocol: Protocol, samples: Iterable[Sample], seed: int = 0) -> None:
+        self.protocol = protocol
+        self._selected = None if protocol.select == "all" else select_ids(samples, protocol.select, seed)
+        self._truths: OrderedDict[int, tuple[GroundTruth, PreparedTruth]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def prepare(self, truth: GroundTruth) -> PreparedTruth:
+        """What ``truth`` is under the protocol, remembered while its neighbours are scored."""
+        key = id(truth)  # valid while the entry keeps the object alive
+        with self._lock:
+            found = self._truths.get(key)
+            if found is not None:
+                self._truths.move_to_end(key)
+                return found[1]
+        prepared = prepare_truth(truth, self.protocol)
+        with self._lock:
+            self._truths[key] = (truth, prepared)
+            while len(self._truths) > CACHED_TRUTHS:
+                self._truths.popitem(last=False)
+        return prepared
+
+    def score(self, sample: Sample, prediction: Prediction | None) -> Score:
+        """Score one expression; ``None`` stands for a prediction that is missing. See ``score_sample``."""
+        selected = self._selected is None or sample.id in self._selected
+        return score_sample(sample, prediction, self.protocol, self.prepare(sample.truth), selected=selected)
+
+
+def _status(prediction: Prediction | None) -> Status:
+    """The status that counts: an ``ok`` that holds neither mask nor box is no answer."""
+    if prediction is None or (prediction.status == "ok" and prediction.mask is None and prediction.box is None):
+        return "no_mask"
+    return prediction.status
+
+
+def _scored_mask(sample: Sample, prediction: Prediction | None, protocol: Protocol) -> Rle | None:
+    """The predicted mask as the protocol sees it; None where it takes none from this prediction.
+
+    A mask beside ``no_mask`` is one that the model made and then refused: GRES counts its pixels, the others do not.
+    """
+    if prediction is None or prediction.mask is None:
+        return None
+    if prediction.mask.size != sample.truth.size:
+        (height, width), (rows, columns) = prediction.mask.size, sample.truth.size
+        raise DataError(
+            f"the predicted mask of {sample.id} is {width}x{height}, its image is {columns}x{rows}",
+            "masks are scored at the original size of the image: resize them before they are written",
+        )
+    refused = prediction.status == "no_mask" and protocol.no_target == "gres"
+    return _sampled(prediction.mask, protocol.resize) if prediction.status == "ok" or refused else None
+
+
+def _box_iou(prediction: Prediction | None, protocol: Protocol, truth_box: Box | None) -> float | None:
+    """None where nothing can be compared; 0 where the annotation has a box and the prediction should have one."""
+    if truth_box is None:
+        return None
+    if prediction is None:
+        return 0.0
+    box = prediction.box
+    if box is None and prediction.mask is not None:
+        if not protocol.pred_box_from_mask:
+            return None
+        box = masks.box_of(prediction.mask)
+    return 0.0 if box is None else masks.box_iou(box, truth_box)
+
+
+def _subtract(rle: Rle, other: Rle) -> Rle:
+    return masks.encode(masks.decode(rle) & ~masks.decode(other)) if masks.overlap(rle, other) else rle
+
+
+def _sampled(rle: Rle, side: int | None) -> Rle:
+    """Nearest sampling to ``side`` x ``side`` by Pillow itself: its rounding is part of the protocol."""
+    if side is None or rle.size == (side, side):
+        return rle
+    image = Image.fromarray(np.ascontiguousarray(masks.decode(rle)).view(np.uint8))
+    return masks.encode(np.asarray(image.resize((side, side), Image.Resampling.NEAREST)))

@@ -121,8 +121,9 @@ def rle_from_json(obj: object, what: str = "mask") -> Rle:
         return from_counts(size, counts, what)
     if not isinstance(counts, str | bytes):
         raise DataError(f"{what} has counts of type {type(counts).__name__}", "expected a string or a list of integers")
-    data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-    return _checked(data, size, what)
+    if isinstance(counts, str) and not counts.isascii():  # "replace" would make it the valid character "?"
+        raise DataError(f"{what} holds a character that compressed counts cannot have")
+    return _checked(counts.encode("ascii") if isinstance(counts, str) else counts, size, what)
 
 
 def _is_int(value: object) -> bool:

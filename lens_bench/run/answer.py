@@ -1,7 +1,7 @@
 """Asking a model: the one place where somebody else's code may fail without ending the run.
 
-A call that raises is repeated on halves until the expressions that cause it are found; those get status ``error``. A call
-that runs out of memory is repeated on halves too, and the smaller size is kept for the rest of the run.
+A call that raises is repeated on halves until the expressions that cause it are found; those get status ``error``. A
+call that runs out of memory is repeated on halves too, and the smaller size is kept for the rest of the run.
 """
 
 from __future__ import annotations

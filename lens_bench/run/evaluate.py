@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lens_bench.errors import DataError, RunError
 from lens_bench.perf.speed import Speed
-from lens_bench.records import Prediction
+from lens_bench.records import LoadReport, Prediction
 from lens_bench.run.answer import BatchSize, answer, failed
 from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
@@ -69,7 +69,43 @@ class Outcome:
     answered: int
 
 
-def run_split(plan: Plan, segmenter: Segmenter, progress: Progress | None = None) -> Outcome:
+class Session:
+    """One model for all splits of a command: told what to expect, loaded when first needed, closed at the end."""
+
+    def __init__(self, segmenter: Segmenter, plans: Sequence[Plan]) -> None:
+        self.segmenter = segmenter
+        self._plans = plans
+        self._report: LoadReport | None = None
+        self._expected = False
+        self.load_s = 0.0
+
+    def expect(self) -> None:
+        """Tell the model everything that it will be asked, if it wants to know. Idempotent."""
+        if isinstance(self.segmenter, SupportsExpect) and not self._expected:
+            self.segmenter.expect([task for plan in self._plans for task in without_pixels(plan)])
+        self._expected = True
+
+    def load(self) -> LoadReport:
+        """Load the model, once."""
+        if self._report is None:
+            self.expect()
+            start = time.perf_counter()
+            self._report = self.segmenter.load()
+            self.load_s = time.perf_counter() - start
+        return self._report
+
+
+def run_splits(plans: Sequence[Plan], segmenter: Segmenter, progress: Progress | None = None) -> Iterator[Outcome]:
+    """Run several splits with one model; yields each outcome as it is there. See ``run_split``."""
+    session = Session(segmenter, plans)
+    try:
+        for plan in plans:
+            yield run_split(plan, session, progress or Quiet())
+    finally:
+        segmenter.close()
+
+
+def run_split(plan: Plan, session: Session, progress: Progress) -> Outcome:
     """Answer what the journal lacks, score everything, write the files of the run.
 
     Ctrl-C (KeyboardInterrupt) writes scores and summary of what there is, marked as incomplete, and is raised again.
@@ -80,17 +116,16 @@ def run_split(plan: Plan, segmenter: Segmenter, progress: Progress | None = None
         RunError: More predictions failed than the request allows; everything is kept.
         CheckpointError: Raised by the model while loading.
     """
-    watcher = progress or Quiet()
     with Lock(plan.files):
-        done, scorer = _resume(plan, watcher)
+        done, scorer = _resume(plan, progress)
         speed = Speed(plan.options.device)
         speed.reasons += [f"resumed: {len(done)} expressions were answered in an earlier session"] if done else []
         speed.reasons += ["one shard of a run"] if plan.request.shard else []
-        watcher.start(f"{plan.card.name} on {plan.manifest.suite} {plan.manifest.split}", len(plan.samples), len(done))
+        progress.start(f"{plan.card.name} on {plan.manifest.suite} {plan.manifest.split}", len(plan.samples), len(done))
         try:
-            _answer_rest(plan, segmenter, done, scorer, speed, watcher)
+            _answer_rest(plan, session, done, scorer, speed, progress)
         finally:
-            watcher.stop()
+            progress.stop()
             summary = _finish(plan, scorer, speed)
     return Outcome(plan.files, summary, sum(c.expressions for c in speed.calls))
 
@@ -128,32 +163,24 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
 
 
 def _answer_rest(
-    plan: Plan, segmenter: Segmenter, done: set[str], scorer: BackgroundScorer, speed: Speed, progress: Progress
+    plan: Plan, session: Session, done: set[str], scorer: BackgroundScorer, speed: Speed, progress: Progress
 ) -> None:
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
-    try:
-        _load(plan, segmenter, speed)
-        with Journal(plan.files.predictions) as journal, speed.loop():
-            budget = _ErrorBudget(plan, scorer.errors)
-            for predictions in _answers(plan, segmenter, work, speed, progress):
-                journal.append(predictions)
-                for prediction in predictions:
-                    scorer.put(prediction)
-                speed.answers(predictions)
-                progress.advance(len(predictions), budget.spend(predictions))
-    finally:
-        segmenter.close()
-
-
-def _load(plan: Plan, segmenter: Segmenter, speed: Speed) -> None:
-    if isinstance(segmenter, SupportsExpect):
-        segmenter.expect(without_pixels(plan))
-    start = time.perf_counter()
-    report = segmenter.load()
-    speed.load_s = time.perf_counter() - start
+    report = session.load()
     replace(plan.manifest, load_report=asdict(report)).write(plan.files)
+    for note in report.notes:
+        progress.note(note)
+    speed.load_s = session.load_s
+    with Journal(plan.files.predictions) as journal, speed.loop():
+        budget = _ErrorBudget(plan, scorer.errors)
+        for predictions in _answers(plan, session.segmenter, work, speed, progress):
+            journal.append(predictions)
+            for prediction in predictions:
+                scorer.put(prediction)
+            speed.answers(predictions)
+            progress.advance(len(predictions), budget.spend(predictions))
 
 
 def _answers(
@@ -190,7 +217,7 @@ class _ErrorBudget:
     def __init__(self, plan: Plan, spent: int) -> None:
         share = plan.request.max_errors
         allowed = share * len(plan.samples) if share < 1 else share
-        self._allowed = max(1, int(allowed)) if share > 0 else 0  # one failure alone is no reason to stop
+        self._allowed = max(1.0, allowed) if share > 0 else 0.0  # one failure alone is no reason to stop
         self._total = len(plan.samples)
         self._spent = spent
 
@@ -209,7 +236,7 @@ class _ErrorBudget:
 def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
     scores = scorer.finish()
     perf = speed.to_json() if speed.calls else earlier_speed(plan.files)
-    summary = build_summary(read_manifest(plan.files), scores, perf)
+    summary = build_summary(read_manifest(plan.files), get_protocol(plan.manifest.protocol), scores, perf)
     write_scores(plan.files.scores, scores)
     write_json(plan.files.summary, summary)
     return summary

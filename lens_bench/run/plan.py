@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_bench.cards import ModelCard, SuiteCard
-from lens_bench.data.images import missing_images
-from lens_bench.data.split import Split, open_split
-from lens_bench.errors import UsageError
+from lens_bench.data.split import Source, Split, open_split
+from lens_bench.errors import DataError, UsageError
 from lens_bench.records import ArgValue, ImageTask, ModelOptions, Query, Sample
 from lens_bench.registry import make_segmenter, resolve_args, suggest
 from lens_bench.run.files import RunFiles
@@ -33,7 +32,7 @@ class Request:
         args: ``--model-arg`` values as typed.
         batch_size: Images per call; None for ``auto``, which starts at the card's value.
         shard: ``(i, n)``: the images whose number modulo n is i modulo n.
-        max_errors: Share of expressions (below 1) or number of them that may fail before the run stops.
+        max_errors: Share of expressions (below 1) or number of them (from 1) that may fail before the run stops.
     """
 
     args: Mapping[str, str] = field(default_factory=dict)
@@ -88,21 +87,35 @@ class Plan:
         return ImageTask(samples[0].image_id, samples[0].truth.size, queries)
 
 
-def make_plan(suite: SuiteCard, split: str, card: ModelCard, request: Request) -> tuple[Plan, Segmenter]:
-    """Open the split, construct (not load) the model, and work out the run directory.
+def make_model(card: ModelCard, request: Request) -> tuple[ModelOptions, Segmenter]:
+    """Resolve the options and construct (not load) the model.
 
     Raises:
-        UsageError: An option, argument or name does not fit.
+        UsageError: An option or argument does not fit, or the adapter cannot be imported.
+    """
+    options = model_options(card, request)
+    if card.python is None:
+        return options, make_segmenter(card, options)
+    from lens_bench.run.foreign import ForeignSegmenter
+
+    return options, ForeignSegmenter(card, options, timeout=request.timeout)
+
+
+def make_plan(
+    suite: SuiteCard, split: str, card: ModelCard, options: ModelOptions, segmenter: Segmenter, request: Request
+) -> Plan:
+    """Open the split, look for its images, and work out the run directory.
+
+    Raises:
+        UsageError: A name does not exist.
         DataError: The split, or an image that the model would read, is missing or invalid.
         CheckpointError: The model's weights are not where they should be.
     """
     protocol = get_protocol(request.protocol or suite.protocol)
-    options = model_options(card, request)
     opened = open_split(suite, split, request.data_root, allow_partial=request.allow_partial)
-    samples = _shard(_limit(opened.samples, request.limit), request.shard)
+    samples = select_samples(opened.samples, request.limit, request.shard)
     if card.reads_images:
-        missing_images(samples)
-    segmenter = _segmenter(card, options, request)
+        _check_images(samples, opened.source)
     settings = Settings(
         args=_identity(card, options.args),
         prompt=dict(card.prompt),
@@ -125,7 +138,7 @@ def make_plan(suite: SuiteCard, split: str, card: ModelCard, request: Request) -
         device=options.device.partition(":")[0],
         shard=request.shard,
     )
-    return Plan(request, opened, card, options, samples, manifest, run_files(manifest, request.out)), segmenter
+    return Plan(request, opened, card, options, samples, manifest, run_files(manifest, request.out))
 
 
 def run_files(manifest: Manifest, out: Path) -> RunFiles:
@@ -164,33 +177,30 @@ def source_digest(card: ModelCard) -> str:
     return digest.hexdigest()
 
 
-def shard_number(text: str) -> tuple[int, int]:
-    """Parse ``i/n``; i runs from 1 to n. Raises ``UsageError``."""
-    first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit() and 0 <= int(first) <= int(second) and int(second) > 0):
-        raise UsageError(f"--shard {text} is not of the form i/n with i from 1 to n", "for example --shard 2/3")
-    index, total = int(first), int(second)
-    return index or total, total  # counting from 0 covers the same shards
+def select_samples(samples: tuple[Sample, ...], limit: int | None, shard: tuple[int, int] | None) -> tuple[Sample, ...]:
+    """The first ``limit`` expressions, and of those the whole images of one shard.
 
-
-def _limit(samples: tuple[Sample, ...], limit: int | None) -> tuple[Sample, ...]:
-    return samples if limit is None else samples[:limit]
-
-
-def _shard(samples: tuple[Sample, ...], shard: tuple[int, int] | None) -> tuple[Sample, ...]:
-    """Whole images go to a shard, so that work shared by an image's expressions is done once."""
+    An image is never divided, so that work shared by its expressions is done once.
+    """
+    taken = samples if limit is None else samples[:limit]
     if shard is None:
-        return samples
-    number = {image: n for n, image in enumerate(dict.fromkeys(s.image_id for s in samples))}
-    return tuple(s for s in samples if number[s.image_id] % shard[1] == shard[0] % shard[1])
+        return taken
+    number = {image: n for n, image in enumerate(dict.fromkeys(s.image_id for s in taken))}
+    return tuple(s for s in taken if number[s.image_id] % shard[1] == shard[0] % shard[1])
 
 
-def _segmenter(card: ModelCard, options: ModelOptions, request: Request) -> Segmenter:
-    if card.python is None:
-        return make_segmenter(card, options)
-    from lens_bench.run.foreign import ForeignSegmenter
-
-    return ForeignSegmenter(card, options, timeout=request.timeout)
+def _check_images(samples: Sequence[Sample], source: Source) -> None:
+    """Find a missing image before a model is loaded. Broken ones are found when they are read."""
+    first = {s.image_id: s for s in reversed(samples)}
+    missing = [s for s in first.values() if not s.image.exists()]
+    if missing:
+        sample = missing[-1]
+        others = f" (and {len(missing) - 1:,} of {len(first):,} others)" if len(missing) > 1 else ""
+        hint = f"images were looked for in {source.images}" if source.images else "no known image folder exists there"
+        raise DataError(
+            f"{sample.id}: no image {sample.image.name}{others}",
+            f"{hint}; `lens-bench show {source.suite}` lists the known layouts",
+        )
 
 
 def _identity(card: ModelCard, args: Mapping[str, ArgValue]) -> dict[str, ArgValue]:

@@ -1,0 +1,216 @@
+"""How the command line talks to people: two consoles, two kinds of progress, tables of results.
+
+Results go to standard output, everything else to standard error, so that ``--json`` can be piped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from lens_bench.errors import LensBenchError
+
+# A pipe has no width: tables are not squeezed there.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = Console(stderr=True)
+
+_PLAIN_EVERY_S = 10.0
+
+
+def show_error(error: LensBenchError) -> None:
+    """One line of what is wrong, one of what to do."""
+    err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        err.print(Text.assemble(("hint: ", "bold"), error.hint), soft_wrap=True)
+
+
+def note(message: str, kind: str = "note") -> None:
+    """A line to standard error."""
+    err.print(Text.assemble((f"{kind}: ", "bold yellow" if kind == "warning" else "bold"), message), soft_wrap=True)
+
+
+class BarProgress:
+    """A bar with rate and time left, for a terminal. Fits ``run.evaluate.Progress`` and counting callbacks."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._answered = self._errors = 0
+        self._start = 0.0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Draw the bar."""
+        self._answered = self._errors = 0
+        self._start = time.monotonic()
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("eta", style="dim"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[errors]}", style="red", markup=False),
+            console=err,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, rate="", errors="")
+        self._bar.start()
+
+    def advance(self, answered: int, errors: int) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        self._answered += answered
+        self._errors += errors
+        rate = self._answered / max(time.monotonic() - self._start, 1e-9)
+        failed = f"{self._errors} failed" if self._errors else ""
+        self._bar.update(self._task, advance=answered, rate=f"{rate:,.1f}/s", errors=failed)
+
+    def note(self, message: str) -> None:
+        """Print a line above the bar."""
+        note(message)
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class PlainProgress:
+    """Lines now and then, for a log file."""
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._total = self._done = self._answered = self._errors = 0
+        self._start = self._last = 0.0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Say what begins."""
+        self._title, self._total, self._done = title, total, done
+        self._answered = self._errors = 0
+        self._start = self._last = time.monotonic()
+        err.print(f"{title}: {done} of {total} done", markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, answered: int, errors: int) -> None:
+        """Print a line if the last one is old enough."""
+        self._answered += answered
+        self._done += answered
+        self._errors += errors
+        if time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self._print()
+
+    def note(self, message: str) -> None:
+        """Print a line."""
+        note(message)
+
+    def stop(self) -> None:
+        """Print where it stands, if anything was done."""
+        if self._answered:
+            self._print()
+
+    def _print(self) -> None:
+        self._last = time.monotonic()
+        rate = self._answered / max(self._last - self._start, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        failed = f", {self._errors} failed" if self._errors else ""
+        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{failed}"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_progress() -> BarProgress | PlainProgress:
+    """A bar on a terminal, lines elsewhere."""
+    return BarProgress() if err.is_terminal else PlainProgress()
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def percent(value: object, digits: int = 2) -> str:
+    """A fraction as a percentage; a dash where it does not apply."""
+    return f"{100 * value:.{digits}f}" if isinstance(value, int | float) else "–"
+
+
+def with_interval(value: object, interval: object) -> str:
+    """``81.20 [80.4, 82.0]``."""
+    if isinstance(interval, Sequence) and len(interval) == 2 and isinstance(value, int | float):
+        return f"{percent(value)} [{percent(interval[0], 1)}, {percent(interval[1], 1)}]"
+    return percent(value)
+
+
+def summary_table(summaries: Iterable[Mapping[str, object]]) -> Table:
+    """Summaries as rows, each followed by its tags. Figures are percentages; columns that say nothing are left out."""
+    rows: list[tuple[str, dict[str, str], str]] = []
+    for summary in summaries:
+        title = f"{summary['suite']} {summary['split']}" + ("" if summary["complete"] else " (incomplete)")
+        speed = cast("Mapping[str, object] | None", summary.get("perf"))
+        rate = speed.get("expressions_per_s") if speed else None
+        metrics = cast("Mapping[str, object]", summary["metrics"])
+        cells = _cells(summary["n_samples"], metrics, cast("Mapping[str, object]", summary["ci95"]))
+        rows.append((title, {**cells, "expr/s": _rate(rate)}, ""))
+        for tag, values in cast("Mapping[str, Mapping[str, object]]", summary["by_tag"]).items():
+            cells = _cells(values["n_samples"], values, cast("Mapping[str, object]", values["ci95"]))
+            rows.append((f"  {tag}", {**cells, "expr/s": ""}, "dim"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("suite, split", overflow="fold")
+    shown = [
+        n for n in (rows[0][1] if rows else {}) if {cells[n] for _, cells, _ in rows} - _SILENT.get(n, {_NONE, ""})
+    ]
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for title, cells, style in rows:
+        table.add_row(title, *(cells[n] for n in shown), style=style)
+    return table
+
+
+_NONE = "–"
+_SILENT = {"no mask": {_NONE, "0.00"}, "errors": {_NONE, "0.00"}}
+
+
+def _rate(value: object) -> str:
+    if not isinstance(value, int | float):
+        return _NONE
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _cells(count: object, metrics: Mapping[str, object], ci: Mapping[str, object]) -> dict[str, str]:
+    precision = cast("Mapping[str, object]", metrics["precision"])
+    return {
+        "n": f"{count:,}",
+        "cIoU [95 %]": with_interval(metrics["ciou"], ci.get("ciou")),
+        "gIoU": percent(metrics["giou"]),
+        "P@0.5": percent(precision.get("0.5")),
+        "box acc": percent(metrics["box_acc_0.5"]),
+        "N-acc": percent(metrics["n_acc"]),
+        "T-acc": percent(metrics["t_acc"]),
+        "no mask": percent(metrics["no_mask_rate"]),
+        "errors": percent(metrics["error_rate"]),
+    }
+
+
+def columns(*headers: str) -> Table:
+    """A plain table with these columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Table:
+    """Names and values, one a row; empty values are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value not in (None, "", (), [], {}):
+            table.add_row(name, Text(str(value)))
+    return table

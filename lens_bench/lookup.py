@@ -1,0 +1,261 @@
+"""What `list`, `show` and `env` print: cards, protocols, runs, the environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lens_bench.cards import Expected, ModelCard, SuiteCard
+from lens_bench.console import columns, facts, note, out
+from lens_bench.errors import UsageError
+from lens_bench.registry import catalogue, find_model, find_suite, suggest
+from lens_bench.scoring.protocols import PROTOCOLS, Protocol
+
+if TYPE_CHECKING:
+    from lens_bench.run.files import RunFiles
+
+KINDS = ("models", "suites", "protocols")
+
+
+def show_list(kind: str, *, everything: bool = False, as_json: bool = False) -> None:
+    """List one kind, or all three."""
+    if kind and kind not in KINDS:
+        raise UsageError(f"there is no list of {kind!r}", suggest(kind, KINDS) or f"there are: {', '.join(KINDS)}")
+    found = catalogue()
+    models = [c for c in found.models if everything or not c.for_tests]
+    rows: dict[str, list[dict[str, object]]] = {
+        "models": [{"name": c.name, "title": c.title, "summary": c.summary, "marks": _marks(c)} for c in models],
+        "suites": [{"name": c.name, "splits": list(c.splits), "summary": c.summary} for c in found.suites],
+        "protocols": [{"name": p.name, "summary": p.summary} for p in PROTOCOLS.values()],
+    }
+    wanted = [kind] if kind else list(KINDS)
+    for problem in found.problems:
+        note(f"{problem.message}", "warning")
+    if as_json:
+        _json(rows[kind] if kind else rows)
+        return
+    for name in wanted:
+        _table(name, rows[name])
+
+
+def _table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    names = [n for n in (rows[0] if rows else {}) if n != "title"]
+    table = columns(title, *names[1:])
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*(", ".join(v) if isinstance(v := row[n], list) else str(v) for n in names))
+    out.print(table)
+    out.print()
+
+
+def _marks(card: ModelCard) -> list[str]:
+    marks = ["sees the ground truth"] if card.sees_ground_truth else []
+    marks += ["own environment"] if card.python else []
+    return marks + (["for tests"] if card.for_tests else [])
+
+
+# ---------------------------------------------------------------------------------------------- show
+
+
+def show(name: str, *, as_json: bool = False) -> None:
+    """Show what a name stands for; a suite wins over a model, a model over a protocol."""
+    path = Path(name)
+    if (path / "manifest.json").is_file():
+        from lens_bench.run.files import RunFiles
+
+        _show_run(RunFiles(path), as_json=as_json)
+    elif name in PROTOCOLS:
+        _show_protocol(PROTOCOLS[name], as_json=as_json)
+    elif path.suffix in (".yaml", ".yml") or any(name in (c.name, *c.aliases) for c in catalogue().suites):
+        _show_suite(find_suite(name), as_json=as_json)
+    else:
+        _show_model(_model(name), as_json=as_json)
+
+
+def _model(name: str) -> ModelCard:
+    try:
+        return find_model(name)
+    except UsageError as error:
+        if not error.message.startswith("there is no model"):
+            raise
+        found = catalogue()
+        known = [c.name for c in (*found.models, *found.suites)] + list(PROTOCOLS)
+        hint = suggest(name, known) or "`lens-bench list` shows what there is; a run is named by its directory"
+        raise UsageError(f"there is no model, suite, protocol or run {name!r}", hint) from None
+
+
+def _show_model(card: ModelCard, *, as_json: bool) -> None:
+    if as_json:
+        _json(card.model_dump(mode="json"))
+        return
+    weights = card.weights
+    out.print(
+        facts(
+            [
+                ("model", card.name),
+                ("title", card.title),
+                ("", card.summary),
+                ("marks", ", ".join(_marks(card))),
+                ("also called", ", ".join(card.aliases)),
+                ("source", card.source),
+                ("licence", card.licence),
+                ("weights", weights and " ".join(v for v in (weights.hub, weights.licence, weights.notes) if v)),
+                ("reads images", "yes" if card.reads_images else "no"),
+                ("devices", ", ".join(card.devices)),
+                ("dtypes", ", ".join(card.dtypes)),
+                ("engines", ", ".join(card.engines)),
+                ("interpreter", card.python),
+                ("prompt", "\n".join(f"{k}: {v}" for k, v in card.prompt.items())),
+                ("compared with", ", ".join(p.model for p in card.published)),
+                ("folder", card.folder),
+            ]
+        )
+    )
+    if card.args:
+        table = columns("--model-arg", "default", "meaning")
+        for key, spec in card.args.items():
+            choices = f" One of: {', '.join(str(c) for c in spec.choices)}." if spec.choices else ""
+            table.add_row(key, str(spec.default), spec.help + choices)
+        out.print()
+        out.print(table)
+
+
+def _show_suite(card: SuiteCard, *, as_json: bool) -> None:
+    if as_json:
+        _json(card.model_dump(mode="json"))
+        return
+    obtain = card.obtain
+    out.print(
+        facts(
+            [
+                ("suite", card.name),
+                ("title", card.title),
+                ("", card.summary),
+                ("reader", card.reader),
+                ("protocol", card.protocol),
+                ("default splits", ", ".join(card.default_splits)),
+                ("licence", card.licence),
+                ("files", card.files and ", ".join((*card.files.required.values(), *card.files.optional.values()))),
+                ("looked for under", card.files and "\n".join(f"<data root>/{r}" for r in card.files.roots)),
+                ("images under", card.images and "\n".join(f"<data root>/{r}" for r in card.images.roots)),
+                ("EXIF", card.images and f"{card.images.exif}. {card.images.note}".strip()),
+                ("how to get it", obtain and f"{obtain.text} {obtain.url}".strip()),
+                ("tags", "\n".join(f"{k}: {v}" for k, v in card.tags.items())),
+                ("compared with", ", ".join(p.model for p in card.published)),
+            ]
+        )
+    )
+    table = columns("split", "images", "refs", "expressions", "")
+    for name, split in card.splits.items():
+        e = split.expected
+        table.add_row(name, *(_count(v, e) for v in (e.images, e.refs, e.expressions)), split.warning)
+    out.print()
+    out.print(table)
+
+
+def _count(value: int | None, expected: Expected) -> str:
+    return "–" if value is None else f"{value:,}" + ("" if expected.verified else " (not verified)")
+
+
+def _show_protocol(protocol: Protocol, *, as_json: bool) -> None:
+    from lens_bench.scoring.explain import choices, explain
+
+    if as_json:
+        _json({"name": protocol.name, "summary": protocol.summary, "source": protocol.source, **choices(protocol)})
+        return
+    out.print(facts([("protocol", protocol.name), ("", protocol.summary), ("source", protocol.source)]))
+    out.print()
+    differences = explain(protocol)
+    if differences:
+        table = columns("differs in", "strict", protocol.name, "what that does to the number")
+        for d in differences:
+            table.add_row(d.field, _plain(d.strict), _plain(d.value), d.why)
+    else:
+        table = columns("choice", "value")
+        for field, value in choices(protocol).items():
+            table.add_row(field, _plain(value))
+    out.print(table)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _show_run(files: RunFiles, *, as_json: bool) -> None:
+    from lens_bench.console import summary_table
+    from lens_bench.run.files import read_json
+    from lens_bench.run.manifest import read_manifest
+
+    manifest = read_manifest(files)
+    summary = read_json(files.summary)
+    if as_json:
+        _json(summary)
+        return
+    settings = manifest.settings
+    git = manifest.environment.get("git")
+    out.print(
+        facts(
+            [
+                ("run", files.root),
+                ("model", manifest.model + (" (sees the ground truth)" if manifest.sees_ground_truth else "")),
+                ("arguments", ", ".join(f"{k}={v}" for k, v in settings.args.items())),
+                ("suite", f"{manifest.suite} {manifest.split}, content {manifest.suite_hash[:12]}"),
+                ("weights", manifest.weight_digest[:12]),
+                ("device", f"{manifest.device}, {settings.dtype}"),
+                ("limit", settings.limit),
+                ("started", manifest.created),
+                ("lens-bench", f"{manifest.environment.get('lens_bench')} {git or ''}".strip()),
+            ]
+        )
+    )
+    out.print()
+    out.print(summary_table([summary]))
+    _explain_score(files, str(summary["protocol"]), oracle=manifest.sees_ground_truth)
+
+
+def _explain_score(files: RunFiles, name: str, *, oracle: bool) -> None:
+    """Say in which ways the protocol makes numbers differ from ``strict`` and, of an oracle, by how many pixels."""
+    from lens_bench.run.files import read_scores
+    from lens_bench.scoring.explain import explain
+
+    protocol = PROTOCOLS[name]
+    differences = explain(protocol)
+    if not differences:
+        return
+    out.print()
+    out.print(f"Under {name} these numbers are not those of strict:", highlight=False)
+    for d in differences:
+        out.print(f"  {d.field} = {_plain(d.value)}: {d.why}", markup=False, highlight=False, soft_wrap=True)
+    if not oracle:
+        return
+    beyond = [s for s in read_scores(files.scores) if s.counted and s.pred_area > s.gt_area == s.intersection]
+    if beyond:
+        pixels = sum(s.pred_area - s.gt_area for s in beyond)
+        text = f"{len(beyond):,} answers cover more than the target that {name} leaves, by {pixels:,} pixels in all: "
+        out.print(f"{text}those it takes out of the annotation.", highlight=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------- environment
+
+
+def show_environment(*, as_json: bool = False) -> None:
+    """Print versions, processor, memory, devices."""
+    from lens_bench.perf.hardware import environment
+
+    content = environment()
+    if as_json:
+        _json(content)
+        return
+    rows: list[tuple[str, object]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows += [(f"{key} {name}", entry) for name, entry in value.items()]
+        else:
+            rows.append((key, ", ".join(value) if isinstance(value, list) else value))
+    out.print(facts(rows))
+
+
+def _json(content: object) -> None:
+    out.file.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")

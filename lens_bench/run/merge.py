@@ -1,0 +1,108 @@
+"""Putting the shards of a run together: the result is the run that one process would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lens_bench.errors import DataError, UsageError
+from lens_bench.records import Score
+from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_scores, write_json, write_scores
+from lens_bench.run.journal import Journal, Lock, read, repair
+from lens_bench.run.manifest import Manifest, check_same, read_manifest
+from lens_bench.run.summary import build_summary
+from lens_bench.scoring.protocols import get_protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """All shards of one run."""
+
+    files: tuple[RunFiles, ...]
+    manifests: tuple[Manifest, ...]
+
+    @property
+    def target(self) -> RunFiles:
+        """The run directory that the shards lie in."""
+        return RunFiles(self.files[0].root.parents[1])
+
+
+def find_shards(paths: Sequence[Path]) -> list[Shards]:
+    """Shards at or below the given paths, grouped by the run they belong to.
+
+    Raises:
+        UsageError: There are none, or a run lacks one; the message names it.
+    """
+    groups: dict[Path, dict[Path, tuple[RunFiles, Manifest]]] = {}
+    for path in paths:
+        for files in find_runs(path.resolve()):
+            manifest = read_manifest(files)
+            if manifest.shard:
+                groups.setdefault(files.root.parents[1], {})[files.root] = (files, manifest)
+    if not groups:
+        raise UsageError(f"no shards below {', '.join(str(p) for p in paths)}", "`run --shard i/n` makes them")
+    return [_complete(run, list(found.values())) for run, found in sorted(groups.items())]
+
+
+def merge(shards: Shards) -> tuple[RunFiles, JsonObject]:
+    """Write the merged run into the directory that the shards lie in; the shards stay.
+
+    Raises:
+        DataError: A shard is not finished, or shards were scored under different protocols.
+        UsageError: Shards differ in a setting, or the target holds another run.
+    """
+    target, first = shards.target, shards.manifests[0]
+    whole = replace(
+        first,
+        shard=None,
+        n_samples=sum(m.n_samples for m in shards.manifests),
+        n_images=sum(m.n_images for m in shards.manifests),
+    )
+    for files, manifest in zip(shards.files, shards.manifests, strict=True):
+        same = replace(manifest, shard=None, n_samples=whole.n_samples)
+        check_same(whole, same, files)
+        if manifest.protocol != first.protocol:
+            raise DataError(f"{files.root} was scored under {manifest.protocol}, others under {first.protocol}")
+    scores = [
+        s for files, manifest in zip(shards.files, shards.manifests, strict=True) for s in _scores(files, manifest)
+    ]
+    with Lock(target):
+        if target.manifest.exists():
+            check_same(read_manifest(target), whole, target)
+        temporary = target.predictions.with_suffix(".merging")
+        temporary.unlink(missing_ok=True)
+        with Journal(temporary) as journal:
+            for files in shards.files:
+                repair(files.predictions)
+                for prediction in read(files.predictions):
+                    journal.append([prediction])
+        whole.write(target)
+        temporary.replace(target.predictions)
+        summary = build_summary(whole, get_protocol(whole.protocol), scores, None)
+        write_scores(target.scores, scores)
+        write_json(target.summary, summary)
+    return target, summary
+
+
+def _scores(files: RunFiles, manifest: Manifest) -> list[Score]:
+    scores = read_scores(files.scores)
+    if len(scores) != manifest.n_samples:
+        raise DataError(
+            f"{files.root} has {len(scores)} of {manifest.n_samples} expressions",
+            "finish the shard first: the same command continues it",
+        )
+    return scores
+
+
+def _complete(run: Path, found: list[tuple[RunFiles, Manifest]]) -> Shards:
+    by_index = {m.shard[0]: (f, m) for f, m in found if m.shard}
+    counts = {m.shard[1] for _, m in found if m.shard}
+    if len(counts) > 1:
+        raise UsageError(f"{run} has shards of {' and '.join(str(c) for c in sorted(counts))}", "remove the old ones")
+    total = counts.pop()
+    missing = [f"{i}/{total}" for i in range(1, total + 1) if i not in by_index]
+    if missing:
+        raise UsageError(f"{run} lacks the shards {', '.join(missing)}", f"`run --shard {missing[0]}` makes the first")
+    ordered = [by_index[i] for i in range(1, total + 1)]
+    return Shards(tuple(f for f, _ in ordered), tuple(m for _, m in ordered))

@@ -1,0 +1,49 @@
+"""Reading what people type after an option of ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lens_bench.errors import UsageError
+
+
+def arguments(pairs: Sequence[str]) -> dict[str, str]:
+    """``["k=v", ...]`` as a dict; the value may hold further ``=``. Raises ``UsageError``."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--model-arg {pair} is not of the form key=value")
+        if key in found:
+            raise UsageError(f"--model-arg {key} is given twice")
+        found[key] = value
+    return found
+
+
+def batch(text: str) -> int | None:
+    """``auto`` as None, else images per call. Raises ``UsageError``."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text} is neither a positive number nor auto")
+    return int(text)
+
+
+def error_limit(text: str) -> float:
+    """A share (``1%``, ``0.01``) or a number of expressions (``20``). Raises ``UsageError``."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (value > 1 and value != int(value)):
+        raise UsageError(f"--max-errors {text} is neither a share nor a number", "for example 1%, 0.05 or 20")
+    return value
+
+
+def shard_number(text: str) -> tuple[int, int]:
+    """Parse ``i/n``; i runs from 1 to n. Raises ``UsageError``."""
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 0 <= int(first) <= int(second) and int(second) > 0):
+        raise UsageError(f"--shard {text} is not of the form i/n with i from 1 to n", "for example --shard 2/3")
+    index, total = int(first), int(second)
+    return index or total, total  # counting from 0 covers the same shards

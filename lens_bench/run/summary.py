@@ -1,0 +1,60 @@
+"""``summary.json``: the numbers of a run under one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from lens_bench.records import Score
+from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json
+from lens_bench.run.manifest import Manifest
+from lens_bench.scoring.metrics import by_tag, summarise
+from lens_bench.scoring.protocols import Protocol
+from lens_bench.scoring.stats import intervals
+from lens_bench.scoring.table import ScoreTable
+
+
+def build_summary(
+    manifest: Manifest, protocol: Protocol, scores: Sequence[Score], perf: Mapping[str, object] | None
+) -> JsonObject:
+    """Metrics with 95 % intervals, by tag too, and the speed of the session that made the predictions.
+
+    A run that is not complete is summarised over the expressions that were answered, and says so.
+
+    Args:
+        manifest: Of the run.
+        protocol: Under which ``scores`` were computed.
+        scores: Of every answered expression.
+        perf: ``Speed.to_json()``, or None where nothing is known of the speed.
+    """
+    table = ScoreTable.of(scores)
+    metrics = summarise(table, protocol)
+    found = intervals(table, protocol, seed=manifest.seed)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": manifest.suite,
+        "split": manifest.split,
+        "model": manifest.model,
+        "protocol": protocol.name,
+        "complete": len(scores) == manifest.n_samples,
+        "n_samples": metrics.n_samples,
+        "n_images": metrics.n_images,
+        "n_answered": len(scores),
+        "n_expected": manifest.n_samples,
+        "metrics": metrics.to_json(),
+        "ci95": {name: list(ci) if ci else None for name, ci in found.items()},
+        "by_tag": by_tag(table, protocol, seed=manifest.seed),
+        "perf": dict(perf) if perf is not None else None,
+        "suite_hash": manifest.suite_hash,
+        "weight_digest": manifest.weight_digest,
+        "digest": manifest.digest,
+        "sees_ground_truth": manifest.sees_ground_truth,
+        "created": manifest.created,
+    }
+
+
+def earlier_speed(files: RunFiles) -> Mapping[str, object] | None:
+    """The ``perf`` block that an earlier session wrote; None where there is none."""
+    if not files.summary.exists():
+        return None
+    return cast("Mapping[str, object] | None", read_json(files.summary).get("perf"))

@@ -65,13 +65,13 @@ class ImageFile:
 
     def read(self) -> Pixels:
         """Decode to RGB uint8 [H, W, 3]. Raises ``DataError`` naming the file where it is missing or broken."""
-        with _opened(self.path, self.name) as image:
+        with opened(self.path, self.name) as image:
             return to_rgb(image, self.exif)
 
 
 def read_encoded(data: bytes, name: str, exif: bool) -> Pixels:
     """Decode the bytes of an image file to RGB uint8 [H, W, 3]; ``name`` is used in the ``DataError``."""
-    with _opened(io.BytesIO(data), name) as image:
+    with opened(io.BytesIO(data), name) as image:
         return to_rgb(image, exif)
 
 
@@ -81,13 +81,13 @@ def image_size(path: Path, exif: bool) -> Size:
     Raises:
         DataError: The file is missing or not an image.
     """
-    with _opened(path, str(path)) as image:
+    with opened(path, str(path)) as image:
         return _size(image, exif)
 
 
 def encoded_size(data: bytes, name: str, exif: bool) -> Size:
     """(height, width) of an image file's bytes, from its header."""
-    with _opened(io.BytesIO(data), name) as image:
+    with opened(io.BytesIO(data), name) as image:
         return _size(image, exif)
 
 
@@ -123,7 +123,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+def opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong inside the block is a ``DataError`` that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and large images; what matters is raised

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lens_bench.data.images import ImageFile
 from lens_bench.data.instances import Instances, load_instances, truth_of
@@ -40,7 +41,8 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: A file is missing, unsafe or malformed, or the two files do not belong together.
     """
-    refs = select_refs(load_pickle(source.files["refs"]), source)
+    path = source.files["refs"]
+    refs = select_refs(load_pickle(path), source, path)
     ann_ids = {get_int(ref.record, "ann_id", ref.where) for ref in refs}
     instances = load_instances(source.files["instances"], {ref.image_id for ref in refs}, ann_ids)
     truths: dict[tuple[int, int], GroundTruth] = {}
@@ -67,13 +69,13 @@ def _truth(ref: Ref, ann_id: int, instances: Instances) -> GroundTruth:
 # ---------------------------------------------------------------------------------------------- shared by the family
 
 
-def select_refs(content: object, source: Source) -> list[Ref]:
-    """The refs of the wanted split, in the order of the file.
+def select_refs(content: object, source: Source, path: Path) -> list[Ref]:
+    """The refs of the wanted split, in the order of the file they were read from.
 
     Raises:
         DataError: The content is not a list of refs, or no ref belongs to the split.
     """
-    path, split = source.files["refs"], str(source.options["split"])
+    split = str(source.options["split"])
     if not isinstance(content, list):
         raise DataError(f"{path} does not hold a list of refs, but {type(content).__name__}")
     refs: list[Ref] = []

@@ -202,7 +202,7 @@ def test_a_wrong_count_is_an_error_that_says_both_numbers(tiny: Any) -> None:
 
 def test_a_figure_that_was_not_verified_says_so(tiny: Any) -> None:
     tiny.refer([tiny.ref(1, 7, 70, ["a dog"])], [tiny.image(7)], [tiny.annotation(70, 7)], folder="refcoco+")
-    with pytest.raises(DataError, match="10758 expressions expected .*not verified.*, 1 found"):
+    with pytest.raises(DataError, match=r"10758 expressions expected .*not verified.*, 1 found"):
         open_split(find_suite("refcoco+"), "val", tiny.root)
 
 

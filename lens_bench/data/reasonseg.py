@@ -1,0 +1,122 @@
+"""ReasonSeg: a folder a split, each image beside a labelme file (dvlab-research/LISA, ``utils/data_processing.py``).
+
+Shapes are painted over one another from large to small (``masks.paint``). A shape labelled ``flag`` is skipped, one
+whose label contains ``ignore`` is neither target nor background, every other one is target. Two test files have no
+shapes; they are expressions with an empty ground truth. Files are UTF-8 or cp1252, so they are read as bytes: what a
+bare ``open`` gives depends on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lens_bench.data.images import ImageFile, image_size
+from lens_bench.data.instances import polygon_of
+from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, field, get_int, get_list, get_str
+from lens_bench.data.split import Source
+from lens_bench.errors import DataError, UsageError
+from lens_bench.records import GroundTruth, Outline, Sample, Size
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+def read(source: Source) -> Iterable[Sample]:
+    """Read one split, in the order of file names.
+
+    Options: ``texts`` is ``first`` (what every paper evaluates) or ``all`` (train files have rephrasings). Tags:
+    ``short`` for phrases, ``long`` for sentences, by ``is_sentence``.
+
+    Raises:
+        DataError: A file is malformed, or the size of an image is known neither from it nor from its labelme file.
+        UsageError: The option ``texts`` has another value.
+    """
+    texts = source.options.get("texts", "first")
+    if texts not in ("first", "all"):
+        raise UsageError(f"reader option texts={texts!r} of suite {source.suite} is not one of: first, all")
+    folder = source.files["folder"]
+    names = {entry.name for entry in folder.iterdir()}
+    for name in sorted(n for n in names if n.endswith(".json")):
+        stem = name.removesuffix(".json")
+        picture = next((stem + suffix for suffix in _SUFFIXES if stem + suffix in names), stem + _SUFFIXES[0])
+        yield from _samples(source, folder / name, ImageFile(folder / picture, source.exif), texts == "all")
+
+
+def _samples(source: Source, path: Path, image: ImageFile, every: bool) -> Iterator[Sample]:
+    record = as_record(load_labelme(path), str(path))
+    texts = field(record, "text", str(path))
+    known = as_list([texts] if isinstance(texts, str) else texts, f"text of {path}")
+    if not known:
+        raise DataError(f"{path} has no text", REFETCH)
+    is_sentence = bool(field(record, "is_sentence", str(path)))
+    truth = GroundTruth(size=_size(record, path, image), outlines=outlines_of(record, str(path)))
+    for index, text in enumerate(known if every else known[:1]):
+        if not isinstance(text, str):
+            raise DataError(f"text {index} of {path} is not a text, but {type(text).__name__}", REFETCH)
+        yield Sample(
+            id=f"{source.suite}/{source.options['split']}/{path.stem}/{index}",
+            image_id=path.stem,
+            image=image,
+            expression=text,
+            raw=text,
+            truth=truth,
+            is_sentence=is_sentence,
+            ref_id=path.stem,
+            key=f"{path.stem}/{index}",
+            tags=("long" if is_sentence else "short",),
+        )
+
+
+def load_labelme(path: Path) -> object:
+    """Parse a labelme file that is UTF-8 (with or without mark) or else cp1252.
+
+    Raises:
+        DataError: It cannot be read, is neither, or is not JSON.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        try:
+            parsed: object = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not valid JSON: {error}", REFETCH) from None
+        return parsed
+    raise DataError(f"{path} is neither UTF-8 nor cp1252", REFETCH)
+
+
+def outlines_of(record: Record, where: str) -> tuple[Outline, ...]:
+    """The shapes of a labelme record, ``flag`` left out, in the order of the file."""
+    outlines: list[Outline] = []
+    for entry in as_list(record.get("shapes", []), f"shapes of {where}"):
+        shape = as_record(entry, f"a shape of {where}")
+        label = get_str(shape, "label", f"a shape of {where}").lower()
+        if label == "flag":
+            continue
+        flat: list[object] = []
+        for point in get_list(shape, "points", f"a shape of {where}"):
+            pair = as_list(point, f"a point of {where}")
+            if len(pair) != 2:
+                raise DataError(f"{where} has a point of {len(pair)} coordinates", REFETCH)
+            flat += pair
+        outlines.append(Outline(polygon_of(flat, where).points, "ignore" in label))
+    return tuple(outlines)
+
+
+def _size(record: Record, path: Path, image: ImageFile) -> Size:
+    """Of the image as the annotator saw it; where it is absent or broken, as the labelme file says.
+
+    An absent image is the run's business, which names every sample that it costs.
+    """
+    try:
+        return image_size(image.path, image.exif)
+    except DataError:
+        if not isinstance(record.get("imageHeight"), int) or not isinstance(record.get("imageWidth"), int):
+            raise
+    return (get_int(record, "imageHeight", str(path)), get_int(record, "imageWidth", str(path)))

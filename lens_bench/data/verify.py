@@ -1,0 +1,176 @@
+"""`data verify`: decode every image, rasterise every annotation, compare every size and count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from lens_bench import masks
+from lens_bench.cards import Expected
+from lens_bench.data.split import Counts, Split
+from lens_bench.data.tasks import group_by_image, missing_images
+from lens_bench.errors import DataError
+from lens_bench.records import GroundTruth, Sample
+
+Kind: TypeAlias = Literal["missing image", "broken image", "size mismatch", "broken annotation"]
+Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
+
+KINDS: tuple[Kind, ...] = ("missing image", "broken image", "size mismatch", "broken annotation")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with one image or annotation, named by the first sample it costs."""
+
+    kind: Kind
+    sample_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What is on disk, beside what the card promises.
+
+    Attributes:
+        files: The files of the layout that was found.
+        images: The folder of the images, or an empty string for a suite without one.
+        expected: The card's counts; ``found`` are those of the files.
+        decoded: Whether images were decoded or only looked for.
+        findings: Everything wrong, images in order.
+        overlapping: Annotations whose parts overlap: on these, protocols that sum parts differ from those that unite.
+        empty: Annotations without a pixel that do not say ``no_target``.
+        no_target: Annotations that say that nothing is meant.
+    """
+
+    suite: str
+    split: str
+    files: tuple[str, ...]
+    images: str
+    expected: Expected
+    found: Counts
+    content_hash: str
+    decoded: bool
+    findings: tuple[Finding, ...]
+    overlapping: int
+    empty: int
+    no_target: int
+    wrong_counts: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run on this split would give the suite's full result."""
+        return not self.findings and not self.wrong_counts
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The report as a table of two columns."""
+        rows = [("layout", ", ".join(self.files) or "-"), ("images in", self.images or "-")]
+        for noun in ("images", "refs", "expressions"):
+            wanted, found = getattr(self.expected, noun), getattr(self.found, noun)
+            doubt = " (not verified)" if noun in self.expected.unverified else ""
+            rows.append((noun, f"{found}" if wanted is None else f"{found} of {wanted} expected{doubt}"))
+        for kind in KINDS:
+            count = sum(finding.kind == kind for finding in self.findings)
+            checked = self.decoded or kind not in ("broken image", "size mismatch")
+            rows.append((f"{kind}s", str(count) if checked else "not checked"))
+        rows += [
+            ("annotations with overlapping parts", str(self.overlapping)),
+            ("annotations without a pixel", str(self.empty)),
+            ("annotations without a target", str(self.no_target)),
+            ("content hash", self.content_hash),
+        ]
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    findings: tuple[Finding, ...]
+    overlapping: int = 0
+    empty: int = 0
+    no_target: int = 0
+
+
+def verify_split(
+    split: Split, *, decode: bool = True, workers: int = 2, progress: Progress | None = None
+) -> VerifyReport:
+    """Check one split completely. Open it with ``allow_partial=True`` to get a report on wrong counts too.
+
+    Args:
+        split: The split.
+        decode: Decode every image. Without it, images are only looked for.
+        workers: Threads; decoding and rasterising release the interpreter's lock for the most part.
+        progress: Called after every image with (done, all).
+    """
+    gone = {sample.image_id: sample for sample in missing_images(split.samples)}
+    groups = group_by_image(split.samples)
+    results: list[_Checked] = []
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        jobs = pool.map(lambda group: _check(group[1], decode=decode and group[0] not in gone), groups)
+        for done, result in enumerate(jobs, 1):
+            results.append(result)
+            if progress is not None:
+                progress(done, len(groups))
+    missing = [Finding("missing image", sample.id, sample.image.name) for sample in gone.values()]
+    source, card = split.source, split.suite.splits[split.name]
+    return VerifyReport(
+        suite=split.suite.name,
+        split=split.name,
+        files=tuple(str(path) for path in source.files.values()),
+        images=str(source.images) if source.images is not None else "",
+        expected=card.expected,
+        found=split.counts,
+        content_hash=split.content_hash,
+        decoded=decode,
+        findings=(*missing, *(f for result in results for f in result.findings)),
+        overlapping=sum(result.overlapping for result in results),
+        empty=sum(result.empty for result in results),
+        no_target=sum(result.no_target for result in results),
+        wrong_counts=_wrong_counts(card.expected, split.counts),
+    )
+
+
+def _wrong_counts(expected: Expected, found: Counts) -> tuple[str, ...]:
+    nouns = ("images", "refs", "expressions")
+    return tuple(n for n in nouns if getattr(expected, n) not in (None, getattr(found, n)))
+
+
+def _check(samples: Sequence[Sample], *, decode: bool) -> _Checked:
+    findings: list[Finding] = []
+    if decode:
+        findings += _check_image(samples)
+    overlapping = empty = no_target = 0
+    for sample, truth in _distinct(samples):
+        try:
+            union, once, _ = masks.merge_truth(truth)
+        except DataError as error:
+            findings.append(Finding("broken annotation", sample.id, error.message))
+            continue
+        overlapping += union != once
+        no_target += truth.no_target
+        empty += masks.area(union) == 0 and not truth.no_target
+    return _Checked(tuple(findings), overlapping, empty, no_target)
+
+
+def _check_image(samples: Sequence[Sample]) -> list[Finding]:
+    try:
+        height, width, _ = samples[0].image.read().shape
+    except DataError as error:
+        return [Finding("broken image", samples[0].id, error.message)]
+    return [
+        Finding(
+            "size mismatch",
+            sample.id,
+            f"{sample.image.name} is {width}x{height}, its annotation {truth.size[1]}x{truth.size[0]}",
+        )
+        for sample, truth in _distinct(samples)
+        if truth.size != (height, width)
+    ]
+
+
+def _distinct(samples: Iterable[Sample]) -> list[tuple[Sample, GroundTruth]]:
+    """Each ground truth once, with the first sample that has it."""
+    seen: dict[int, tuple[Sample, GroundTruth]] = {}
+    for sample in samples:
+        seen.setdefault(id(sample.truth), (sample, sample.truth))
+    return list(seen.values())

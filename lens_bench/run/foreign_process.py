@@ -210,10 +210,12 @@ class Child:
 
 def _without_stack(lines: Sequence[str]) -> Sequence[str]:
     """Of the stack that Python's fault handler prints, innermost first, keep what happened and where."""
-    for number, line in enumerate(lines):
-        if line.startswith("Fatal Python error"):
-            return [*lines[: number + 1], *[frame for frame in lines[number:] if frame.startswith("File ")][:1]]
-    return lines
+    fatal = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        return lines
+    current = next((n for n, line in enumerate(lines) if line.startswith("Current thread")), fatal)
+    where = [line for line in lines[current:] if line.startswith("File ")]
+    return [*lines[: fatal + 1], *where[:1]]
 
 
 def _environment(interpreter: Path) -> dict[str, str]:

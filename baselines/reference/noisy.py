@@ -56,15 +56,16 @@ class NoisyOracle(Weightless):
 
 
 def erode(mask: BoolMask, radius: float) -> BoolMask:
-    """Keep the pixels farther than ``radius`` from the background; a negative radius adds the pixels within it.
+    """Keep the pixels farther than ``radius`` from the outline; a negative radius adds those outside within it.
 
-    Distances are Euclidean, so that fractions of a pixel make a difference. The image border is not background.
+    Distances are Euclidean, from the centre of a pixel; the outline runs half a pixel before the nearest pixel of the
+    other kind, so that a radius below 0.5 changes nothing. The image border is no outline.
     """
     if not radius or not mask.any() or mask.all():
         return mask
     if radius > 0:
-        return _distance(mask) > radius
-    return _distance(~mask) <= -radius
+        return _distance(mask) - 0.5 > radius
+    return _distance(~mask) - 0.5 <= -radius
 
 
 def _distance(mask: BoolMask) -> NDArray[np.float32]:

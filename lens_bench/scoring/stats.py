@@ -243,11 +243,12 @@ def _z(level: float) -> float:
 
 
 def _z_of_t(t: float, freedom: int) -> float:
-    """The normal quantile with the tail of Student's t (Abramowitz and Stegun 26.7.8)."""
-    return t * (1 - 1 / (4 * freedom)) / math.sqrt(1 + t * t / (2 * freedom))
+    """The normal quantile with the tail of Student's t, nearly (Wallace, Annals of Mathematical Statistics 1959)."""
+    stretch = (8 * freedom + 1) / (8 * freedom + 3)
+    return math.copysign(stretch * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
 
 
 def _t_of_z(z: float, freedom: int) -> float:
-    """The inverse of ``_z_of_t``; infinite where so few images hold no interval of this level."""
-    inner = (1 - 1 / (4 * freedom)) ** 2 - z * z / (2 * freedom)
-    return z / math.sqrt(inner) if inner > 0 else math.inf
+    """The inverse of ``_z_of_t``: off by less than half a per cent from five degrees of freedom on."""
+    squeezed = z * (8 * freedom + 3) / (8 * freedom + 1)
+    return math.copysign(math.sqrt(freedom * math.expm1(squeezed * squeezed / freedom)), z)

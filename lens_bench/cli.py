@@ -186,7 +186,7 @@ def score(
             protocol=protocol,
             limit=limit,
             allow_partial=allow_partial,
-            max_errors=float("inf"),
+            max_errors=1.0,
         )
         commands.run(suite, _names(split), "replay", request, as_json=as_json)
     else:

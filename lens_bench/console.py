@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from rich.console import Console
@@ -130,6 +131,26 @@ class PlainProgress:
 def make_progress() -> BarProgress | PlainProgress:
     """A bar on a terminal, lines elsewhere."""
     return BarProgress() if err.is_terminal else PlainProgress()
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of work that reports (done, total)."""
+    watcher = make_progress()
+    seen = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal seen
+        if seen < 0:
+            watcher.start(title, total, 0)
+            seen = 0
+        watcher.advance(done - seen, 0)
+        seen = done
+
+    try:
+        yield report
+    finally:
+        watcher.stop()
 
 
 # ---------------------------------------------------------------------------------------------- tables

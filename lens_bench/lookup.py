@@ -81,7 +81,7 @@ def _model(name: str) -> ModelCard:
         if not error.message.startswith("there is no model"):
             raise
         found = catalogue()
-        known = [c.name for c in (*found.models, *found.suites)] + list(PROTOCOLS)
+        known = [*(c.name for c in found.models), *(c.name for c in found.suites), *PROTOCOLS]
         hint = suggest(name, known) or "`lens-bench list` shows what there is; a run is named by its directory"
         raise UsageError(f"there is no model, suite, protocol or run {name!r}", hint) from None
 

@@ -215,9 +215,9 @@ class _ErrorBudget:
     """Counts failed predictions, those of earlier sessions included, and stops the run when there are too many."""
 
     def __init__(self, plan: Plan, spent: int) -> None:
-        share = plan.request.max_errors
-        allowed = share * len(plan.samples) if share < 1 else share
-        self._allowed = max(1.0, allowed) if share > 0 else 0.0  # one failure alone is no reason to stop
+        limit = plan.request.max_errors
+        allowed = limit if isinstance(limit, int) else limit * len(plan.samples)
+        self._allowed = max(1.0, allowed) if limit > 0 else 0.0  # one failure alone is no reason to stop
         self._total = len(plan.samples)
         self._spent = spent
 
@@ -234,6 +234,10 @@ class _ErrorBudget:
 
 
 def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
+    if scorer.handed < len(plan.samples):  # an interruption may have come between the journal and the scorer
+        repair(plan.files.predictions)
+        for prediction in read(plan.files.predictions):
+            scorer.put(prediction)
     scores = scorer.finish()
     perf = speed.to_json() if speed.calls else earlier_speed(plan.files)
     summary = build_summary(read_manifest(plan.files), get_protocol(plan.manifest.protocol), scores, perf)

@@ -29,15 +29,17 @@ def batch(text: str) -> int | None:
     return int(text)
 
 
-def error_limit(text: str) -> float:
-    """A share (``1%``, ``0.01``) or a number of expressions (``20``). Raises ``UsageError``."""
+def error_limit(text: str) -> int | float:
+    """A share as a float (``1%``, ``0.01``) or a number of expressions as an int (``20``). Raises ``UsageError``."""
+    if text.isdigit():
+        return int(text)
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        value = -1.0
-    if value < 0 or (value > 1 and value != int(value)):
+        share = -1.0
+    if not 0 <= share <= 1:
         raise UsageError(f"--max-errors {text} is neither a share nor a number", "for example 1%, 0.05 or 20")
-    return value
+    return share
 
 
 def shard_number(text: str) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_bench.cards import ModelCard, SuiteCard
-from lens_bench.data.split import Source, Split, open_split
-from lens_bench.errors import DataError, UsageError
+from lens_bench.data.split import Split, open_split
+from lens_bench.data.tasks import group_by_image, require_images
+from lens_bench.errors import UsageError
 from lens_bench.records import ArgValue, ImageTask, ModelOptions, Query, Sample
 from lens_bench.registry import make_segmenter, resolve_args, suggest
 from lens_bench.run.files import RunFiles
@@ -32,7 +33,7 @@ class Request:
         args: ``--model-arg`` values as typed.
         batch_size: Images per call; None for ``auto``, which starts at the card's value.
         shard: ``(i, n)``: the images whose number modulo n is i modulo n.
-        max_errors: Share of expressions (below 1) or number of them (from 1) that may fail before the run stops.
+        max_errors: Share (float) or number (int) of expressions that may fail before the run stops.
     """
 
     args: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Request:
     engine: str | None = None
     seed: int = 0
     shard: tuple[int, int] | None = None
-    max_errors: float = 0.01
+    max_errors: int | float = 0.01
     fresh: bool = False
     retry_errors: bool = False
     allow_partial: bool = False
@@ -72,11 +73,7 @@ class Plan:
 
     def tasks(self, todo: Callable[[Sample], bool]) -> list[tuple[ImageTask, tuple[Sample, ...]]]:
         """Group the samples for which ``todo`` holds by image, in the order in which images first appear."""
-        grouped: dict[str, list[Sample]] = {}
-        for sample in self.samples:
-            if todo(sample):
-                grouped.setdefault(sample.image_id, []).append(sample)
-        return [(self._task(group), tuple(group)) for group in grouped.values()]
+        return [(self._task(group), group) for _, group in group_by_image(s for s in self.samples if todo(s))]
 
     def _task(self, samples: Sequence[Sample]) -> ImageTask:
         reveal = self.card.sees_ground_truth
@@ -115,7 +112,7 @@ def make_plan(
     opened = open_split(suite, split, request.data_root, allow_partial=request.allow_partial)
     samples = select_samples(opened.samples, request.limit, request.shard)
     if card.reads_images:
-        _check_images(samples, opened.source)
+        require_images(samples)
     settings = Settings(
         args=_identity(card, options.args),
         prompt=dict(card.prompt),
@@ -187,20 +184,6 @@ def select_samples(samples: tuple[Sample, ...], limit: int | None, shard: tuple[
         return taken
     number = {image: n for n, image in enumerate(dict.fromkeys(s.image_id for s in taken))}
     return tuple(s for s in taken if number[s.image_id] % shard[1] == shard[0] % shard[1])
-
-
-def _check_images(samples: Sequence[Sample], source: Source) -> None:
-    """Find a missing image before a model is loaded. Broken ones are found when they are read."""
-    first = {s.image_id: s for s in reversed(samples)}
-    missing = [s for s in first.values() if not s.image.exists()]
-    if missing:
-        sample = missing[-1]
-        others = f" (and {len(missing) - 1:,} of {len(first):,} others)" if len(missing) > 1 else ""
-        hint = f"images were looked for in {source.images}" if source.images else "no known image folder exists there"
-        raise DataError(
-            f"{sample.id}: no image {sample.image.name}{others}",
-            f"{hint}; `lens-bench show {source.suite}` lists the known layouts",
-        )
 
 
 def _identity(card: ModelCard, args: Mapping[str, ArgValue]) -> dict[str, ArgValue]:

@@ -23,17 +23,30 @@ class BackgroundScorer:
         self._samples = {s.id: s for s in samples}
         self._scorer = Scorer(protocol, samples, seed)
         self._scores: dict[str, Score] = {}
+        self._handed: set[str] = set()
         self._waiting: deque[Future[Score]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self.errors = 0
 
     def put(self, prediction: Prediction) -> None:
-        """Hand over a prediction. Raises what scoring an earlier one raised."""
+        """Hand over a prediction; one of a sample already handed over is passed by.
+
+        Raises:
+            DataError: Scoring an earlier one failed.
+        """
+        if prediction.sample_id in self._handed:
+            return
+        self._handed.add(prediction.sample_id)
         self.errors += prediction.status == "error"
         sample = self._samples[prediction.sample_id]
         self._waiting.append(self._thread.submit(self._scorer.score, sample, prediction))
         while self._waiting and (len(self._waiting) > _WAITING or self._waiting[0].done()):
             self._keep(self._waiting.popleft().result())
+
+    @property
+    def handed(self) -> int:
+        """How many samples were handed over."""
+        return len(self._handed)
 
     def finish(self) -> list[Score]:
         """Wait for everything handed over; the scores in the order of the samples, unanswered ones left out.

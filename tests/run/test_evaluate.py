@@ -1,0 +1,324 @@
+"""The loop: the result depends neither on batch size, nor on shards, nor on being killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lens_bench.errors import DataError, RunError, UsageError
+from lens_bench.records import ImageTask, LoadReport, Prediction
+from lens_bench.run.evaluate import run_splits
+from lens_bench.run.files import read_json
+from lens_bench.run.plan import Plan, make_model
+
+
+def finish(plan: Plan) -> dict[str, Any]:
+    _, segmenter = make_model(plan.card, plan.request)
+    (outcome,) = run_splits([plan], segmenter)
+    return outcome.summary
+
+
+def sorted_lines(path: Path) -> list[str]:
+    return sorted(path.read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Scores of an uninterrupted run of a model with random, seeded answers."""
+    plan = tiny.plan("noisy-oracle", tmp_path_factory.mktemp("reference"), args={"shift": "6", "drop": "0.2"})
+    finish(plan)
+    return sorted_lines(plan.files.scores)
+
+
+def noisy(tiny: Any, out: Path, **wishes: object) -> Plan:
+    plan: Plan = tiny.plan("noisy-oracle", out, args={"shift": "6", "drop": "0.2"}, **wishes)
+    return plan
+
+
+def test_oracle_is_perfect(tiny: Any, tmp_path: Path) -> None:
+    plan = tiny.plan("oracle", tmp_path)
+    summary = finish(plan)
+    assert summary["metrics"]["ciou"] == summary["metrics"]["giou"] == 1.0
+    assert summary["ci95"]["ciou"] == [1.0, 1.0]
+    assert (summary["n_samples"], summary["n_images"], summary["complete"]) == (72, 12, True)
+    assert read_json(plan.files.summary) == json.loads(json.dumps(summary))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16])
+def test_batch_size_changes_nothing(tiny: Any, tmp_path: Path, reference: list[str], batch: int) -> None:
+    plan = noisy(tiny, tmp_path, batch_size=batch)
+    finish(plan)
+    assert sorted_lines(plan.files.scores) == reference
+
+
+@pytest.mark.parametrize("kept", [0, 1, 17, 71, 72])
+@pytest.mark.parametrize("torn", [b"", b'{"sample_id":"tiny/un'])
+def test_interrupted_and_continued_is_the_same(
+    tiny: Any, tmp_path: Path, reference: list[str], kept: int, torn: bytes
+) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    lines = plan.files.predictions.read_bytes().splitlines(keepends=True)
+    plan.files.predictions.write_bytes(b"".join(lines[:kept]) + torn)
+    plan.files.scores.unlink()
+    summary = finish(noisy(tiny, tmp_path))
+    assert sorted_lines(plan.files.scores) == reference
+    assert len(plan.files.predictions.read_bytes().splitlines()) == 72
+    if 0 < kept < 72:
+        assert not summary["perf"]["comparable"]
+        assert "resumed" in summary["perf"]["reasons"][0]
+
+
+def test_a_line_twice_counts_once(tiny: Any, tmp_path: Path, reference: list[str]) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    data = plan.files.predictions.read_bytes()
+    plan.files.predictions.write_bytes(data + data.splitlines(keepends=True)[3])
+    assert finish(noisy(tiny, tmp_path))["n_samples"] == 72
+    assert sorted_lines(plan.files.scores) == reference
+
+
+def test_a_finished_run_does_not_load_the_model(tiny: Any, tmp_path: Path) -> None:
+    plan = noisy(tiny, tmp_path)
+    first = finish(plan)
+
+    class Unloadable:
+        def load(self) -> LoadReport:
+            raise AssertionError("loaded")
+
+        def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
+            raise AssertionError("asked")
+
+        def close(self) -> None:
+            pass
+
+    (outcome,) = run_splits([noisy(tiny, tmp_path)], Unloadable())
+    assert outcome.answered == 0
+    assert outcome.summary == first
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("weight_digest", lambda m: m.update(weight_digest="0" * 64)),
+        ("suite_hash", lambda m: m.update(suite_hash="0" * 64)),
+        ("seed", lambda m: m.update(seed=5)),
+        ("settings.args", lambda m: m["settings"]["args"].update(shift=7.0)),
+        ("settings.dtype", lambda m: m["settings"].update(dtype="float16")),
+        ("settings.limit", lambda m: m["settings"].update(limit=3)),
+        ("environment.packages.torch", lambda m: m["environment"]["packages"].update(torch="1.0")),
+    ],
+)
+def test_another_manifest_is_refused_by_field(
+    tiny: Any, tmp_path: Path, field: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    manifest = json.loads(plan.files.manifest.read_text())
+    change(manifest)
+    plan.files.manifest.write_text(json.dumps(manifest))
+    before = plan.files.predictions.read_bytes()
+    with pytest.raises(UsageError, match=field.replace(".", r"\.")):
+        finish(noisy(tiny, tmp_path))
+    assert plan.files.predictions.read_bytes() == before
+    assert finish(noisy(tiny, tmp_path, fresh=True))["complete"]
+
+
+def test_every_setting_has_its_own_directory(tiny: Any, tmp_path: Path) -> None:
+    plans = [
+        noisy(tiny, tmp_path),
+        noisy(tiny, tmp_path, seed=1),
+        noisy(tiny, tmp_path, limit=10),
+        noisy(tiny, tmp_path, dtype="bfloat16"),
+        tiny.plan("noisy-oracle", tmp_path, args={"shift": "5", "drop": "0.2"}),
+        tiny.plan("oracle", tmp_path),
+    ]
+    assert len({p.files.root for p in plans}) == len(plans)
+    same = [noisy(tiny, tmp_path, batch_size=3), noisy(tiny, tmp_path, protocol="lisa"), noisy(tiny, tmp_path)]
+    assert {p.files.root for p in same} == {plans[0].files.root}
+
+
+def test_another_protocol_scores_the_same_predictions(tiny: Any, tmp_path: Path) -> None:
+    strict = tiny.plan("oracle", tmp_path)
+    assert finish(strict)["metrics"]["ciou"] == 1.0
+    before = strict.files.predictions.read_bytes()
+    lisa = finish(tiny.plan("oracle", tmp_path, protocol="lisa"))
+    assert lisa["protocol"] == "lisa"
+    assert lisa["metrics"]["ciou"] < 1.0
+    assert strict.files.predictions.read_bytes() == before
+
+
+def test_errors_are_kept_and_the_run_goes_on(tiny: Any, tmp_path: Path) -> None:
+    sample = tiny.plan("full", tmp_path).samples[10].id
+    plan = tiny.plan("crashing", tmp_path, args={"sample_id": sample})
+    summary = finish(plan)
+    assert summary["complete"]
+    assert summary["metrics"]["error_rate"] == pytest.approx(1 / 72)
+    lines = [json.loads(line) for line in plan.files.predictions.read_text().splitlines()]
+    (failed,) = [p for p in lines if p["status"] == "error"]
+    assert failed["sample_id"] == sample
+    assert failed["error"]
+
+
+def test_too_many_errors_stop_the_run_and_keep_everything(tiny: Any, tmp_path: Path) -> None:
+    plan = tiny.plan("crashing", tmp_path, args={"share": "0.5"}, batch_size=1)
+    with pytest.raises(RunError, match="of 72 expressions failed"):
+        finish(plan)
+    summary = read_json(plan.files.summary)
+    kept = len(plan.files.predictions.read_bytes().splitlines())
+    assert 0 < kept < 72
+    assert (summary["complete"], summary["n_answered"]) == (False, kept)
+    assert finish(tiny.plan("crashing", tmp_path, args={"share": "0.5"}, max_errors=72))["complete"]
+
+
+def test_failed_samples_can_be_asked_again(tiny: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "moody"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(
+        "name: moody\ntitle: Moody\nsummary: Fails while it may.\nadapter: adapter.py:Moody\ndevices: [cpu]\n"
+        "reads_images: false\n"
+    )
+    (folder / "adapter.py").write_text(
+        "from pathlib import Path\n"
+        "from lens_bench.records import LoadReport, Prediction\n\n\n"
+        "class Moody:\n"
+        "    def __init__(self, options):\n        self.calm = Path(options.folder) / 'calm'\n\n"
+        "    def load(self):\n        return LoadReport()\n\n"
+        "    def close(self):\n        pass\n\n"
+        "    def segment(self, tasks):\n"
+        "        queries = [q for t in tasks for q in t.queries]\n"
+        "        if not self.calm.exists() and any('ref100' in q.sample_id for q in queries):\n"
+        "            raise ValueError('not now')\n"
+        "        return [Prediction(q.sample_id, 'no_mask') for q in queries]\n"
+    )
+    wishes = {"max_errors": 1.0, "batch_size": 1}
+    share = finish(tiny.plan(str(folder), tmp_path / "out", **wishes, retry_errors=True))["metrics"]["error_rate"]
+    assert share > 0
+    (folder / "calm").touch()
+    assert finish(tiny.plan(str(folder), tmp_path / "out", **wishes))["metrics"]["error_rate"] == share
+    assert finish(tiny.plan(str(folder), tmp_path / "out", **wishes, retry_errors=True))["metrics"]["error_rate"] == 0
+
+
+def test_out_of_memory_is_survived_and_recorded(tiny: Any, tmp_path: Path) -> None:
+    summary = finish(tiny.plan("oom", tmp_path, batch_size=8))
+    assert summary["metrics"]["error_rate"] == 0
+    assert not summary["perf"]["comparable"]
+    assert any("out of memory" in reason for reason in summary["perf"]["reasons"])
+
+
+@pytest.fixture
+def reading_model(tmp_path: Path) -> Path:
+    """A user's own model, which looks at pixels: marks what is brighter than a threshold."""
+    folder = tmp_path / "bright"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(
+        "name: bright\ntitle: Bright\nsummary: Bright pixels.\nadapter: adapter.py:Bright\ndevices: [cpu]\n"
+    )
+    (folder / "adapter.py").write_text(
+        "from lens_bench.masks import encode\n"
+        "from lens_bench.records import LoadReport, Prediction\n\n\n"
+        "class Bright:\n"
+        "    def __init__(self, options):\n        pass\n\n"
+        "    def load(self):\n        return LoadReport()\n\n"
+        "    def close(self):\n        pass\n\n"
+        "    def segment(self, tasks):\n"
+        "        return [\n"
+        "            Prediction(q.sample_id, 'ok', mask=encode(t.rgb.mean(axis=2) > 128)) for t in tasks for q in t.queries\n"
+        "        ]\n"
+    )
+    return folder
+
+
+def test_missing_image_stops_before_the_model_is_loaded(own_tiny: Any, tmp_path: Path, reading_model: Path) -> None:
+    (own_tiny.data_root / "tiny/images/000003.png").unlink()
+    with pytest.raises(DataError, match=r"tiny/unc/val/ref300/sent3000.*000003\.png"):
+        own_tiny.plan(str(reading_model), tmp_path / "out")
+
+
+def test_broken_image_costs_its_samples(own_tiny: Any, tmp_path: Path, reading_model: Path) -> None:
+    path = own_tiny.data_root / "tiny/images/000003.png"
+    path.write_bytes(path.read_bytes()[:200])
+    summary = finish(own_tiny.plan(str(reading_model), tmp_path / "out", max_errors=0.2))
+    assert summary["complete"]
+    assert summary["metrics"]["error_rate"] == pytest.approx(6 / 72)
+
+
+def test_image_of_another_size_costs_its_samples(own_tiny: Any, tmp_path: Path, reading_model: Path) -> None:
+    Image.new("RGB", (10, 10)).save(own_tiny.data_root / "tiny/images/000003.png")
+    plan = own_tiny.plan(str(reading_model), tmp_path / "out", max_errors=0.2)
+    assert finish(plan)["metrics"]["error_rate"] == pytest.approx(6 / 72)
+    assert "is 10x10, its annotation 64x48" in plan.files.predictions.read_text()
+
+
+# ---------------------------------------------------------------------------------------------- real processes
+
+
+def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lens_bench.cli", *(str(a) for a in arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} did not get {count} lines: {process.communicate()}")
+
+
+def test_killed_process_loses_nothing_that_was_written(tiny: Any, tmp_path: Path) -> None:
+    slow = tiny.run("slow", tmp_path, "--model-arg", "ms=30", "--batch-size", "1")
+    plan = tiny.plan("slow", tmp_path, args={"ms": "30"})
+    process = start(slow)
+    wait_for_lines(plan.files.predictions, 12, process)
+    process.kill()
+    process.wait()
+    kept = plan.files.predictions.read_bytes()
+    kept = kept[: kept.rindex(b"\n") + 1]
+    assert 12 <= kept.count(b"\n") < 72
+    done = start(slow)
+    done.communicate(timeout=120)
+    assert done.returncode == 0
+    assert plan.files.predictions.read_bytes().startswith(kept)
+    other = tiny.plan("slow", tmp_path / "other", args={"ms": "0"})
+    finish(other)
+    assert sorted_lines(plan.files.scores) == sorted_lines(other.files.scores)
+
+
+def test_ctrl_c_exits_130_and_writes_what_there_is(tiny: Any, tmp_path: Path) -> None:
+    plan = tiny.plan("slow", tmp_path, args={"ms": "50"})
+    process = start(tiny.run("slow", tmp_path, "--model-arg", "ms=50", "--batch-size", "1"))
+    wait_for_lines(plan.files.predictions, 6, process)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    summary = read_json(plan.files.summary)
+    assert (summary["complete"], summary["n_expected"]) == (False, 72)
+    assert summary["n_answered"] == len(plan.files.predictions.read_bytes().splitlines())
+
+
+def test_a_second_process_is_refused(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    slow = tiny.run("slow", tmp_path, "--model-arg", "ms=50", "--batch-size", "1")
+    plan = tiny.plan("slow", tmp_path, args={"ms": "50"})
+    first = start(slow)
+    try:
+        wait_for_lines(plan.files.predictions, 1, first)
+        second = cli(*slow)
+        assert second.returncode == 2
+        assert f"in use by process {first.pid}" in second.stderr
+    finally:
+        first.kill()
+        first.communicate()

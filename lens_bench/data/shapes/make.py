@@ -19,16 +19,17 @@ from typing import Final
 
 import cv2
 
+from lens_bench.data.shapes import multi, reason
 from lens_bench.data.shapes.image_file import file_digest
 from lens_bench.data.shapes.picture import Key, Picture, make_picture
+from lens_bench.data.shapes.reason import write_reason
 from lens_bench.data.shapes.recipes import RECIPES, SEED, VERSION, Recipe
-from lens_bench.data.shapes.refer_writer import write_refer
+from lens_bench.data.shapes.refer_writer import write_grefer, write_refer
 from lens_bench.errors import DataError, UsageError
 
 Progress = Callable[[int, int], None]
 
 _CHUNK: Final = 40
-_MADE: Final = "made.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,11 @@ def folder_of(suite: str, split: str, data_root: Path) -> Path:
 
 def is_made(suite: str, split: str, data_root: Path) -> bool:
     """Whether the split is there, complete, and from this version of the generator."""
-    made = _read_made(folder_of(suite, split, data_root))
+    folder = folder_of(suite, split, data_root)
+    made = _read_made(folder)
     recipe = RECIPES[suite][split]
     wanted = {"version": VERSION, "seed": SEED, "images": recipe.images}
-    return all(made.get(k) == v for k, v in wanted.items())
+    return folder.is_dir() and all(made.get(k) == v for k, v in wanted.items())
 
 
 def make(
@@ -100,17 +102,21 @@ def make(
         folder = Path(name) / split
         maker = _maker(suite)
         drawn = folder / maker.images
-        drawn.mkdir(parents=True)
+        drawn.mkdir(parents=True, exist_ok=True)
         pictures: list[Picture] = []
         for chunk in _draw_all((seed, suite, split), recipe, drawn, workers):
             pictures.extend(chunk)
             if progress is not None:
                 progress(len(pictures), recipe.images)
         content = maker.write(folder, split, recipe, pictures)
-        _write_made(folder, (suite, split), seed, recipe, pictures, content)
+        made = _made(suite, split, seed, recipe, pictures, content)
+        _made_path(target).unlink(missing_ok=True)
         if target.exists():
             target.rename(Path(name) / "replaced")
         folder.rename(target)
+        record = Path(name) / "made.json"
+        record.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        record.rename(_made_path(target))
     return target
 
 
@@ -166,17 +172,12 @@ def _draw_chunk(what: tuple[int, str, str], recipe: Recipe, folder: Path, start:
     return [picture(Key(seed, suite, split, index), recipe, folder) for index in range(start, stop)]
 
 
-def _write_made(
-    folder: Path,
-    names: tuple[str, str],
-    seed: int,
-    recipe: Recipe,
-    pictures: Sequence[Picture],
-    content: dict[str, bytes],
-) -> None:
-    made = {
-        "suite": names[0],
-        "split": names[1],
+def _made(
+    suite: str, split: str, seed: int, recipe: Recipe, pictures: Sequence[Picture], content: dict[str, bytes]
+) -> dict[str, object]:
+    return {
+        "suite": suite,
+        "split": split,
         "version": VERSION,
         "seed": seed,
         "images": recipe.images,
@@ -185,12 +186,16 @@ def _write_made(
         "annotation_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
         "pixels_sha256": _pixels_hash(p.pixels_sha256 for p in pictures),
     }
-    (folder / _MADE).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def _made_path(folder: Path) -> Path:
+    """Beside the split's folder: inside ReasonSeg's layout every JSON file is an annotation."""
+    return folder.with_name(f"{folder.name}.made.json")
 
 
 def _read_made(folder: Path) -> dict[str, object]:
     try:
-        made = json.loads((folder / _MADE).read_text(encoding="utf-8"))
+        made = json.loads(_made_path(folder).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return made if isinstance(made, dict) else {}
@@ -200,4 +205,8 @@ def _pixels_hash(digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-_MAKERS: Final[dict[str, Maker]] = {"shapes": Maker(make_picture, write_refer, "images")}
+_MAKERS: Final[dict[str, Maker]] = {
+    "shapes": Maker(make_picture, write_refer, "images"),
+    "shapes-reason": Maker(reason.make_picture, write_reason, "."),
+    "shapes-multi": Maker(multi.make_picture, write_grefer, "images"),
+}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from lens_bench.data.shapes.annotate import annotate
 from lens_bench.data.shapes.image_file import write_jpeg, write_png
@@ -71,26 +72,37 @@ class Picture:
     pixels_sha256: bytes
 
 
-def compose(key: Key, recipe: Recipe, ask: Callable[[random.Random, Scene], Content | None]) -> tuple[Scene, Content]:
-    """Draw scenes until one offers what ``ask`` wants.
+Refs: TypeAlias = tuple[Ref, ...]
+
+
+def search(key: Key, attempt: Callable[[random.Random], Content | None]) -> Content:
+    """Repeat an attempt with fresh draws until it gives something.
 
     Raises:
-        RunError: No scene did; with the shipped recipes this means that one was changed to ask for the impossible.
+        RunError: It never did; with the shipped recipes this means that one was changed to ask for the impossible.
     """
-    for attempt in range(_ATTEMPTS):
-        rng = stream(*key.parts, attempt)
-        size = image_size(rng, recipe)
-        drafts = place(rng, size, recipe)
-        scene = annotate(rng, size, drafts, recipe) if drafts else None
-        content = ask(rng, scene) if scene else None
-        if scene is not None and content is not None:
-            return scene, content
+    for number in range(_ATTEMPTS):
+        content = attempt(stream(*key.parts, number))
+        if content is not None:
+            return content
     raise RunError(f"{key.suite} {key.split}: no scene fits picture {key.index}", "relax the split's recipe")
+
+
+def compose(
+    rng: random.Random, recipe: Recipe, ask: Callable[[random.Random, Scene], Refs | None]
+) -> tuple[Scene, Refs] | None:
+    """Draw one scene; None where things do not fit or it does not offer what ``ask`` wants."""
+    size = image_size(rng, recipe)
+    drafts = place(rng, size, recipe)
+    scene = annotate(rng, size, drafts, recipe) if drafts else None
+    refs = ask(rng, scene) if scene else None
+    return (scene, refs) if scene is not None and refs is not None else None
 
 
 def make_picture(key: Key, recipe: Recipe, folder: Path) -> Picture:
     """Compose, draw and write one picture of ``shapes`` to ``folder``."""
-    scene, refs = compose(key, recipe, lambda rng, scene: _single_refs(rng, scene, key.index, recipe))
+    ask = partial(_single_refs, index=key.index, recipe=recipe)
+    scene, refs = search(key, lambda rng: compose(rng, recipe, ask))
     return finish_picture(key, recipe, folder, scene, refs)
 
 

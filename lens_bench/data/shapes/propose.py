@@ -22,7 +22,7 @@ def propose(
     rng: random.Random, kind: str, things: Sequence[Thing], size: Size, targets: Sequence[int], hops: int = 1
 ) -> tuple[Query, int] | None:
     """Find a query of a kind whose answer is among ``targets``; None where the scene offers none soon."""
-    make = _two_hops if kind == "relation" and hops == 2 else _MAKERS[kind]
+    make = rng.choice((_chain, _both)) if kind == "relation" and hops == 2 else _MAKERS[kind]
     for _ in range(_TRIES * hops**2):
         target = rng.choice(targets)
         query = make(rng, things, target)
@@ -73,19 +73,24 @@ def _relation(rng: random.Random, things: Sequence[Thing], target: int) -> Query
     return Query("relation", noun_of(rng, things[target], (0, 1, 1, 1, 2)), links=(link,)) if link else None
 
 
-def _two_hops(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
-    """A chain (the referent stands in a relation to what stands in another) or two relations of the referent."""
+def _chain(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
+    """The referent stands in a relation to what stands in another."""
     middle, last = rng.randrange(len(things)), rng.randrange(len(things))
-    if len({target, middle, last}) < 3:
+    second = _link(rng, things, middle, last, unique_noun(rng, things, last))
+    first = _link(rng, things, target, middle, noun_of(rng, things[middle], (1, 1, 2)))
+    if first is None or second is None or last == target:
         return None
-    noun, end = noun_of(rng, things[target], (0, 1, 1)), unique_noun(rng, things, last)
-    if rng.random() < 0.5:
-        first = _link(rng, things, target, middle, noun_of(rng, things[middle], (1, 1, 2)))
-        second = _link(rng, things, middle, last, end)
-        return Query("relation", noun, links=(first, second), chained=True) if first and second else None
-    first = _link(rng, things, target, middle, unique_noun(rng, things, middle))
-    second = _link(rng, things, target, last, end)
-    return Query("relation", noun, links=(first, second)) if first and second else None
+    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=(first, second), chained=True)
+
+
+def _both(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
+    """The referent stands in two relations."""
+    first, second = (
+        _link(rng, things, target, a, unique_noun(rng, things, a)) for a in rng.sample(range(len(things)), 2)
+    )
+    if first is None or second is None:
+        return None
+    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=(first, second))
 
 
 def _link(rng: random.Random, things: Sequence[Thing], index: int, anchor: int, noun: Noun | None) -> Link | None:
@@ -93,7 +98,8 @@ def _link(rng: random.Random, things: Sequence[Thing], index: int, anchor: int, 
     if anchor == index or noun is None:
         return None
     true = [r for r in _DIRECTED if related(r, things[index], things[anchor], strict=True)]
-    return Link(rng.choice([*true, "closest to"]), noun)
+    directed = true and rng.random() < 0.8
+    return Link(rng.choice(true) if directed else "closest to", noun)
 
 
 def _ordinal(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:

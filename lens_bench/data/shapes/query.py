@@ -116,15 +116,28 @@ def related(relation: str, thing: Thing, anchor: Thing, *, strict: bool) -> bool
     return apart >= 0 and abs(off) <= STEEPNESS * along
 
 
-def position(thing: Thing, side: str) -> float:
+def in_order(things: Sequence[Thing], found: Sequence[int], side: str, size: Size) -> list[int] | None:
+    """The things from one side of the image on; None where centres are too close or near edges disagree with them."""
+    order = sorted(found, key=lambda i: _center(things[i], side))
+    gap = GAP * (size[1] if side in ("left", "right") else size[0])
+    for a, b in pairwise(order):
+        if _center(things[b], side) - _center(things[a], side) < gap or _edge(things[b], side) <= _edge(
+            things[a], side
+        ):
+            return None
+    return order
+
+
+def _center(thing: Thing, side: str) -> float:
     """Distance of a thing's centre from a side of the image, up to a constant."""
     x, y = thing.center
     return {"left": x, "right": -x, "top": y, "bottom": -y}[side]
 
 
-def axis_gap(side: str, size: Size) -> float:
-    """Pixels by which neighbours in an order from this side must differ."""
-    return GAP * (size[1] if side in ("left", "right") else size[0])
+def _edge(thing: Thing, side: str) -> float:
+    """The same for the edge of its box that looks to that side."""
+    x1, y1, x2, y2 = thing.box
+    return {"left": x1, "right": -x2, "top": y1, "bottom": -y2}[side]
 
 
 def _negation(query: Query, things: Sequence[Thing], found: list[int]) -> int | None:
@@ -138,23 +151,20 @@ def _negation(query: Query, things: Sequence[Thing], found: list[int]) -> int | 
 def _superlative(extreme: str, things: Sequence[Thing], found: list[int], size: Size) -> int | None:
     if extreme in ("biggest", "smallest"):
         order = sorted(found, key=lambda i: things[i].area, reverse=extreme == "biggest")
-        first, second = sorted((things[order[0]].area, things[order[1]].area))
-        return order[0] if second >= AREA_RATIO * first else None
+        less, more = sorted((things[order[0]].area, things[order[1]].area))
+        return order[0] if more >= AREA_RATIO * less else None
     side = {"leftmost": "left", "rightmost": "right", "topmost": "top", "lowest": "bottom"}[extreme]
-    order = sorted(found, key=lambda i: position(things[i], side))
-    ahead = position(things[order[1]], side) - position(things[order[0]], side)
-    return order[0] if ahead >= axis_gap(side, size) else None
+    first = min(found, key=lambda i: _center(things[i], side))
+    # only the first has to be clear: the others may be level with one another
+    clear = all(in_order(things, (first, i), side, size) == [first, i] for i in found if i != first)
+    return first if clear else None
 
 
 def _ordinal(query: Query, things: Sequence[Thing], found: list[int], size: Size) -> int | None:
     if len(found) < 3 or query.rank > len(found):
         return None
-    order = sorted(found, key=lambda i: position(things[i], query.side))
-    places = [position(things[i], query.side) for i in order]
-    gap = axis_gap(query.side, size)
-    if any(b - a < gap for a, b in pairwise(places)):
-        return None
-    return order[query.rank - 1]
+    order = in_order(things, found, query.side, size)
+    return order[query.rank - 1] if order else None
 
 
 def _one(relation: str, things: Sequence[Thing], candidates: Sequence[int], anchor: int) -> int | None:

@@ -139,9 +139,9 @@ def _gradient(rng: random.Random, size: Size, finest: int, coarsest: int) -> Pla
     """From dark to bright along a direction with whole-number components."""
     y, x = _grid(size)
     a, b = rng.choice(((1, 0), (0, 1), (1, 1), (1, -1), (2, 1), (-1, 2)))
-    slope = a * x + b * y
-    slope = slope - slope.min()
-    return (slope * (2 * _RELIEF) // max(1, int(slope.max())) - _RELIEF).astype(np.int16)
+    slope: NDArray[np.int32] = a * x + b * y
+    low, high = int(slope.min()), int(slope.max())
+    return ((slope - low) * (2 * _RELIEF) // (high - low) - _RELIEF).astype(np.int16)
 
 
 def _stripes(rng: random.Random, size: Size, finest: int, coarsest: int) -> Plane:
@@ -174,8 +174,10 @@ def _clouds(seed: int, size: Size) -> Plane:
     """Smooth patches: a few random values, enlarged by exact integer interpolation."""
     coarse = noise(seed, 36).reshape(6, 6)
     smooth = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_LINEAR_EXACT)
-    scaled = smooth.astype(np.int16) * (2 * _RELIEF)
-    relief: Plane = scaled // 255 - _RELIEF
+    relief = np.array(smooth, dtype=np.int16)
+    relief *= 2 * _RELIEF
+    relief //= 255
+    relief -= _RELIEF
     return relief
 
 

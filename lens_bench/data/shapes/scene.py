@@ -74,11 +74,10 @@ def place(rng: random.Random, size: Size, recipe: Recipe) -> list[Draft] | None:
     fewest, most = recipe.things
     weights = _MORE_LIKELY[fewest - 3 : most - 2]
     count = rng.choices(range(fewest, most + 1), weights)[0]
-    pairs = _pairs(rng, count, recipe)
     big = 0.5 if count < 6 else 0.35
     drafts: list[Draft] = []
     boxes: list[Box] = []
-    for shape, color in pairs:
+    for shape, color in pairs(rng, count, recipe):
         kind = "big" if rng.random() < big else "small"
         draft = fit(rng, size, (shape, color, kind), boxes, recipe.occluded)
         if draft is not None:
@@ -134,7 +133,7 @@ def _shared(box: Box, other: Box, gap: float) -> float:
     return width * height / ((other[2] - other[0] + 2 * gap) * (other[3] - other[1] + 2 * gap))
 
 
-def _pairs(rng: random.Random, count: int, recipe: Recipe) -> list[tuple[str, str]]:
+def pairs(rng: random.Random, count: int, recipe: Recipe) -> list[tuple[str, str]]:
     """Shapes and colours from a few of each, so that most things have something in common with another."""
     shapes = rng.sample(SHAPES, rng.randint(2, 3) if count < 6 else rng.randint(2, 4))
     colors = rng.sample(COLORS, rng.randint(2, 3) if count < 6 else rng.randint(2, 4))
@@ -144,6 +143,6 @@ def _pairs(rng: random.Random, count: int, recipe: Recipe) -> list[tuple[str, st
     unseen = rng.sample(sorted(HELD_OUT), 2)
     shapes = list(dict.fromkeys([s for s, _ in unseen] + shapes))[:3]
     colors = list(dict.fromkeys([c for _, c in unseen] + colors))[:3]
-    pairs = [*unseen, *((rng.choice(shapes), rng.choice(colors)) for _ in range(count - 2))]
-    rng.shuffle(pairs)
-    return pairs
+    drawn = [*unseen, *((rng.choice(shapes), rng.choice(colors)) for _ in range(count - 2))]
+    rng.shuffle(drawn)
+    return drawn

@@ -192,12 +192,13 @@ def read_model_cards(path: Path) -> tuple[ModelCard, ...]:
     content = _load(path)
     entries = content.pop("models", None)
     if entries is None:
-        raw = [content]
-    elif isinstance(entries, dict) and all(isinstance(e, dict) for e in entries.values()):
-        raw = [{**content, "name": name, **fields} for name, fields in entries.items()]
-    else:
+        return (_validate(ModelCard, {**content, "folder": path.parent}, path),)
+    if not isinstance(entries, dict) or not entries or not all(isinstance(e, dict) for e in entries.values()):
         raise UsageError(f"{path}: `models` must map names to fields")
-    return tuple(_validate(ModelCard, {**fields, "folder": path.parent}, path) for fields in raw)
+    return tuple(
+        _validate(ModelCard, {**content, "name": name, **fields, "folder": path.parent}, path, f"models.{name}.")
+        for name, fields in entries.items()
+    )
 
 
 def read_suite_card(path: Path) -> SuiteCard:
@@ -210,6 +211,8 @@ def _load(path: Path) -> dict[str, object]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - the C safe loader
     except FileNotFoundError:
         raise UsageError(f"no card at {path}", "a model is a folder with model.yaml and adapter.py") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -217,11 +220,11 @@ def _load(path: Path) -> dict[str, object]:
     return content
 
 
-def _validate(kind: type[AnyCard], fields: dict[str, object], path: Path) -> AnyCard:
+def _validate(kind: type[AnyCard], fields: dict[str, object], path: Path, entry: str = "") -> AnyCard:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "card"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{path}: {where}: {first['msg']}{more}") from None
+        raise UsageError(f"{path}: {entry}{where}: {first['msg']}{more}") from None

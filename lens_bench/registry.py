@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,13 +61,19 @@ def home(kind: str) -> Path:
 def find_model(reference: str) -> ModelCard:
     """A model by name, alias, or path (``./folder``, or ``./folder:name`` where the folder has several cards).
 
+    A known name wins over a folder of that name; ``./name`` is always the folder.
+
     Raises:
         UsageError: Unknown, ambiguous or unreadable.
     """
     path, _, name = reference.partition(":")
-    if os.sep in reference or Path(path).is_dir():
+    if os.sep in reference:
         return _model_at(Path(path), name)
-    return _pick(reference, catalogue().models, "model")
+    models = catalogue().models
+    known = any(reference in (c.name, *c.aliases) for c in models)
+    if not known and (Path(path) / "model.yaml").is_file():
+        return _model_at(Path(path), name)
+    return _pick(reference, models, "model")
 
 
 def find_suite(reference: str) -> SuiteCard:
@@ -77,8 +84,9 @@ def find_suite(reference: str) -> SuiteCard:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that does not exist: the close ones, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3)
+    """A hint for a name that does not exist: the close ones, whatever their case, else nothing."""
+    by_lower = {k.lower(): k for k in known}
+    close = [by_lower[k] for k in difflib.get_close_matches(name.lower(), list(by_lower), n=3)]
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -143,7 +151,7 @@ def _resolve(card: ModelCard) -> Callable[[ModelOptions], object]:
     where, _, attribute = card.adapter.partition(":")
     try:
         module = import_file(card.folder / where) if where.endswith(".py") else importlib.import_module(where)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise UsageError(
             f"the adapter of model {card.name} cannot be imported: {error}", f"see {card.folder / 'README.md'}"
         ) from error
@@ -176,27 +184,41 @@ def import_file(path: Path) -> ModuleType:
 
 def _model_files(problems: list[LensBenchError]) -> Iterator[Path]:
     yield from sorted(home("baselines").glob("*/model.yaml"))
-    for folder in _plugin_folders(MODELS_GROUP, problems):
-        yield from [folder / "model.yaml"] if (folder / "model.yaml").is_file() else sorted(folder.glob("*/model.yaml"))
+    yield from _plugin_files(MODELS_GROUP, ("model.yaml", "*/model.yaml"), problems)
 
 
 def _suite_files(problems: list[LensBenchError]) -> Iterator[Path]:
     yield from sorted(home("suites").glob("*.yaml"))
-    for folder in _plugin_folders(SUITES_GROUP, problems):
-        yield from sorted(folder.glob("*.yaml"))
+    yield from _plugin_files(SUITES_GROUP, ("*.yaml",), problems)
+
+
+def _plugin_files(group: str, patterns: tuple[str, ...], problems: list[LensBenchError]) -> Iterator[Path]:
+    """The cards of installed packages: those that the first pattern which fits any finds in a package's folder."""
+    for folder in _plugin_folders(group, problems):
+        found = next((files for p in patterns if (files := sorted(folder.glob(p)))), [])
+        if not found:
+            problems.append(UsageError(f"{folder}, an entry point of group {group}, holds no {patterns[0]}"))
+        yield from found
 
 
 def _plugin_folders(group: str, problems: list[LensBenchError]) -> Iterator[Path]:
-    for entry in entry_points(group=group):
-        try:
-            spec = importlib.util.find_spec(entry.module)
-        except ImportError:
-            spec = None
-        folders = list(spec.submodule_search_locations or ()) if spec else []
+    known: set[Path] = set()
+    for entry in sorted(entry_points(group=group), key=lambda e: (e.name, e.value)):
+        folders = [f for f in _package_folders(entry.value) if f.is_dir()]
         if not folders:
             problems.append(UsageError(f"entry point {entry.name} of group {group} names no package: {entry.value}"))
-        for folder in folders:
-            yield Path(folder)
+        yield from (f for f in folders if f not in known)
+        known.update(folders)
+
+
+def _package_folders(value: str) -> list[Path]:
+    """Where a package lies, found without importing it or a package above it."""
+    top, *below = value.partition(":")[0].strip().split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return []
+    return [Path(place, *below) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 Content = TypeVar("Content")
@@ -211,6 +233,7 @@ def _read(reader: Callable[[Path], Content], path: Path, problems: list[LensBenc
 
 
 def _model_at(folder: Path, name: str) -> ModelCard:
+    folder = folder.parent if folder.name == "model.yaml" else folder
     cards = read_model_cards(folder / "model.yaml")
     if name:
         return _pick(name, cards, "model")
@@ -224,12 +247,20 @@ def _pick(name: str, cards: Iterable[Card], kind: str) -> Card:
     known = list(cards)
     found = [c for c in known if c.name == name] or [c for c in known if name in c.aliases]
     if not found:
-        broken = [p for p in catalogue().problems if f"/{name}" in p.message]
-        if broken:
-            raise broken[0]
-        hint = suggest(name, [c.name for c in known]) or f"`lens-bench list {kind}s` shows them"
-        raise UsageError(f"there is no {kind} {name!r}", hint)
+        raise _unknown(name, known, kind)
     if len(found) > 1:
         where = " and ".join(str(c.folder) for c in found)
         raise UsageError(f"{kind} {name!r} is defined twice: in {where}", "name one by its path")
     return found[0]
+
+
+def _unknown(name: str, known: list[Card], kind: str) -> LensBenchError:
+    """What to say about a name that is not there: perhaps its card is, and cannot be read."""
+    problems = catalogue().problems
+    for problem in problems:
+        if re.search(rf"(^|[/\\]){re.escape(name)}([/\\]model)?\.yaml|models\.{re.escape(name)}\.", problem.message):
+            return problem
+    hint = suggest(name, [c.name for c in known] + [alias for c in known for alias in c.aliases])
+    if not hint and problems:
+        hint = f"it may be on a card that cannot be read: {problems[0].message}"
+    return UsageError(f"there is no {kind} {name!r}", hint or f"`lens-bench list {kind}s` shows them")

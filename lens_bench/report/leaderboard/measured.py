@@ -1,0 +1,240 @@
+"""Measured rows: what the run directories below a folder say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lens_bench.errors import DataError
+from lens_bench.report.leaderboard.rows import Row, RowSpeed
+from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, find_runs, read_json
+from lens_bench.run.manifest import Manifest, read_manifest
+
+PER_BENCHMARK = "per-benchmark checkpoints"
+_COUNTS = ("n_samples", "n_images")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished or unfinished run with its summary."""
+
+    files: RunFiles
+    manifest: Manifest
+    summary: JsonObject
+
+    @property
+    def protocol(self) -> str:
+        """Under which the summary was computed; the manifest holds the one the run was started with."""
+        return _text(self.summary, "protocol", self.files)
+
+    @property
+    def variant(self) -> str:
+        """Digest of settings and seed: runs of one variant differ only in suite and weights."""
+        content = {"settings": asdict(self.manifest.settings), "seed": self.manifest.seed}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def whole(self) -> bool:
+        """Every expression of the split was asked and answered."""
+        return self.summary.get("complete") is True and self.manifest.settings.limit is None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The runs below a folder. ``notes`` name what was left out, and why."""
+
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def mixed(self) -> frozenset[str]:
+        """Names of models whose runs use more than one weight digest."""
+        digests: dict[str, set[str]] = {}
+        for run in self.runs:
+            digests.setdefault(run.manifest.model, set()).add(run.manifest.weight_digest)
+        return frozenset(name for name, used in digests.items() if len(used) > 1)
+
+
+def collect(folder: Path) -> Found:
+    """Read every run below ``folder``. A directory that cannot be read is left out and named in the notes."""
+    runs: list[Run] = []
+    notes: list[str] = []
+    shards: set[Path] = set()
+    for files in find_runs(folder):
+        try:
+            manifest = read_manifest(files)
+            if manifest.shard is not None:
+                target = RunFiles(files.root.parents[1])
+                if not target.manifest.is_file():
+                    shards.add(target.root)
+                continue
+            runs.append(_read(files, manifest))
+        except DataError as error:
+            notes.append(f"left out {_relative(files.root, folder)}: {error.message}")
+    notes += [f"left out {_relative(root, folder)}: its shards are not merged" for root in sorted(shards)]
+    kept, repeated = _without_copies(runs)
+    notes += [f"left out {_relative(r.files.root, folder)}: an older copy of the same run" for r in repeated]
+    return Found(tuple(kept), tuple(notes))
+
+
+def rows_of(run: Run, metric: str, folder: Path, *, mixed: bool) -> list[Row]:
+    """The rows of one metric: of the whole split, then by tag. Empty where the metric does not apply.
+
+    Args:
+        run: The run.
+        metric: Flat name of a metric, see ``flat_metrics``.
+        folder: Paths are given relative to it.
+        mixed: The model's runs use several weight digests.
+
+    Raises:
+        DataError: The summary is not as ``run/summary.py`` writes it.
+    """
+    summary = run.summary
+    blocks = {"": {**_mapping(summary, "metrics", run.files), "n_samples": summary.get("n_samples")}}
+    intervals = {"": _mapping(summary, "ci95", run.files)}
+    for tag, block in _mapping(summary, "by_tag", run.files).items():
+        if not isinstance(block, dict):
+            raise DataError(f"{run.files.summary}: by_tag.{tag} is not an object")
+        blocks[tag], intervals[tag] = block, block.get("ci95") or {}
+    found = []
+    for subset, block in blocks.items():
+        value = flat_metrics(block).get(metric)
+        if value is not None:
+            found.append(_row(run, metric, subset, value, block, intervals[subset], folder, mixed))
+    return found
+
+
+def flat_metrics(block: Mapping[str, object]) -> dict[str, float]:
+    """The metrics of a ``metrics`` or ``by_tag`` block by flat name; precision as ``precision_0.5``."""
+    flat: dict[str, float] = {}
+    for key, value in block.items():
+        if key == "precision" and isinstance(value, dict):
+            flat.update({f"precision_{t}": float(v) for t, v in value.items() if v is not None})
+        elif key not in _COUNTS and isinstance(value, float | int) and not isinstance(value, bool):
+            flat[key] = float(value)
+    return flat
+
+
+def _read(files: RunFiles, manifest: Manifest) -> Run:
+    summary = read_json(files.summary)
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(f"{files.summary} has schema version {summary.get('schema_version')}, not {SCHEMA_VERSION}")
+    for key in ("suite", "split", "model", "digest"):
+        expected = getattr(manifest, key)
+        if summary.get(key) != expected:
+            raise DataError(f"{files.summary} has {key} {summary.get(key)!r}, its manifest {expected!r}")
+    run = Run(files, manifest, summary)
+    _ = run.protocol  # raises where there is none
+    return run
+
+
+def _row(
+    run: Run,
+    metric: str,
+    subset: str,
+    value: float,
+    block: Mapping[str, object],
+    intervals: Mapping[str, object],
+    folder: Path,
+    mixed: bool,
+) -> Row:
+    manifest = run.manifest
+    interval = intervals.get(metric)
+    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    samples = block.get("n_samples")
+    return Row(
+        kind="measured",
+        model=manifest.model,
+        suite=manifest.suite,
+        split=manifest.split,
+        subset=subset,
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
+        protocol=run.protocol,
+        suite_hash=manifest.suite_hash,
+        weight_digest=manifest.weight_digest,
+        digest=manifest.digest,
+        variant=run.variant,
+        date=manifest.created,
+        speed=None if subset else speed_of(run),
+        n_samples=samples if isinstance(samples, int) else None,
+        complete=run.whole,
+        oracle=manifest.sees_ground_truth,
+        notes=_notes(run, mixed),
+        path=_relative(run.files.root, folder),
+    )
+
+
+def speed_of(run: Run) -> RowSpeed | None:
+    """The speed block of a run; None where its speed is not known."""
+    perf = run.summary.get("perf")
+    if not isinstance(perf, dict):
+        return None
+    latency = perf.get("latency_ms")
+    waits: Mapping[str, object] = latency if isinstance(latency, dict) else {}
+    device, process = _number(perf.get("peak_device_mb")), _number(perf.get("peak_rss_mb"))
+    return RowSpeed(
+        comparable=perf.get("comparable") is True,
+        reasons=tuple(str(r) for r in perf.get("reasons") or ()),
+        hardware=str(perf.get("hardware") or ""),
+        images_per_s=_number(perf.get("images_per_s")),
+        expressions_per_s=_number(perf.get("expressions_per_s")),
+        p50_ms=_number(waits.get("p50")),
+        p99_ms=_number(waits.get("p99")),
+        peak_memory_mb=process if device is None else device,
+        memory_of="device" if device is not None else "process" if process is not None else "",
+    )
+
+
+def _notes(run: Run, mixed: bool) -> tuple[str, ...]:
+    summary, notes = run.summary, []
+    if run.manifest.sees_ground_truth:
+        notes.append("oracle: sees the ground truth")
+    if summary.get("complete") is not True:
+        notes.append(f"incomplete: {summary.get('n_answered')} of {summary.get('n_expected')} expressions answered")
+    if run.manifest.settings.limit is not None:
+        notes.append(f"incomplete: only the first {run.manifest.settings.limit} expressions were asked")
+    return (*notes, PER_BENCHMARK) if mixed else tuple(notes)
+
+
+def _without_copies(runs: list[Run]) -> tuple[list[Run], list[Run]]:
+    """A run directory that was copied counts once: the newest of each identity, by path where dates are equal."""
+    newest: dict[tuple[str, ...], Run] = {}
+    repeated: list[Run] = []
+    for run in runs:
+        m = run.manifest
+        key = (m.suite, m.split, m.model, m.digest, run.protocol)
+        other = newest.get(key)
+        if other is None or other.manifest.created < m.created:
+            newest[key] = run
+            repeated += [other] if other is not None else []
+        else:
+            repeated.append(run)
+    return list(newest.values()), repeated
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+
+
+def _mapping(content: JsonObject, key: str, files: RunFiles) -> dict[str, object]:
+    value = content.get(key)
+    if not isinstance(value, dict):
+        raise DataError(f"{files.summary} has no {key}", "score the run again with `lens-bench score RUN_DIR`")
+    return value
+
+
+def _text(content: JsonObject, key: str, files: RunFiles) -> str:
+    value = content.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{files.summary} has no {key}", "score the run again with `lens-bench score RUN_DIR`")
+    return value
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else None

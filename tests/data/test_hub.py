@@ -1,0 +1,267 @@
+"""Tables: every form of mask and every way they lie on disk, and never the network."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lens_bench.data import hub, tables
+from lens_bench.data.split import open_split
+from lens_bench.errors import DataError, UsageError
+from lens_bench.masks import area, decode, encode, merge_truth, rle_to_json
+from lens_bench.records import Sample
+from lens_bench.registry import find_suite
+
+datasets = pytest.importorskip("datasets")
+
+SIZES = [(20, 30), (9, 14)]
+COLUMNS = {"image": "image", "text": "text", "mask": "mask", "image_id": "image_id"}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def _mask(index: int) -> np.ndarray:
+    mask = np.zeros(SIZES[index], dtype=bool)
+    mask[1:5, 2 : 9 + index] = True
+    return mask
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _pixels(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 255, (*SIZES[index], 3), dtype=np.uint8)
+
+
+POLYGON = [2.0, 1.0, 9.0, 1.0, 9.0, 5.0, 2.0, 5.0]
+FORMS: dict[str, tuple[str, list[Any]]] = {
+    "dense bool": ("dense", [_mask(i).tolist() for i in range(2)]),
+    "dense numbers": ("dense", [(_mask(i) * 255).tolist() for i in range(2)]),
+    "png bytes": ("png", [_png(_mask(i).astype(np.uint8) * 7) for i in range(2)]),
+    "png image": ("png", [{"bytes": _png(_mask(i)), "path": None} for i in range(2)]),
+    "rle": ("rle", [rle_to_json(encode(_mask(i))) for i in range(2)]),
+    "list of rle": ("rle", [[rle_to_json(encode(_mask(i)))] for i in range(2)]),
+    "rle as text": ("rle", [json.dumps(rle_to_json(encode(_mask(i)))) for i in range(2)]),
+}
+
+
+def _table(masks: list[Any], **more: list[Any]) -> Any:
+    columns = {
+        "image": [{"bytes": _png(_pixels(i)), "path": None} for i in range(2)], "text": ["the dog", "the cat"],
+        "mask": masks, "image_id": ["a", "b"], **more,
+    }  # fmt: skip
+    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+
+
+def _read(tiny: Any, path: Path, form: str = "dense", **changes: Any) -> list[Sample]:
+    columns = {**COLUMNS, **changes.pop("columns", {})}
+    options = {"split": "test", "mask": form, **changes.pop("options", {})}
+    return list(hub.read(tiny.source({"data": path}, suite="mine", columns=columns, options=options, **changes)))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_mask_is_read(tiny: Any, name: str) -> None:
+    form, masks = FORMS[name]
+    path = tiny.root / "t.parquet"
+    _table(masks).to_parquet(path)
+    samples = _read(tiny, path, form)
+    for index, sample in enumerate(samples):
+        assert sample.truth.size == SIZES[index]
+        np.testing.assert_array_equal(decode(merge_truth(sample.truth)[0]), _mask(index))
+        np.testing.assert_array_equal(sample.image.read(), _pixels(index))
+    assert [s.id for s in samples] == ["mine/test/0/0", "mine/test/1/0"]
+    assert [s.image_id for s in samples] == ["a", "b"]
+
+
+@pytest.mark.parametrize("masks", [[[POLYGON], [POLYGON]], [POLYGON, POLYGON], [json.dumps([POLYGON])] * 2])
+def test_polygons_are_read(tiny: Any, masks: list[Any]) -> None:
+    path = tiny.root / "t.parquet"
+    _table(masks).to_parquet(path)
+    assert [area(merge_truth(s.truth)[0]) for s in _read(tiny, path, "polygon")] == [28, 28]
+
+
+def _save_parquet(table: Any, root: Path) -> Path:
+    (root / "t/data").mkdir(parents=True)
+    table.to_parquet(root / "t/data/test-00000-of-00001.parquet")
+    table.select([0]).to_parquet(root / "t/data/train-00000-of-00001.parquet")
+    return root / "t"
+
+
+def _save_disk(table: Any, root: Path) -> Path:
+    table.save_to_disk(root / "t")
+    return root / "t"
+
+
+def _save_dict(table: Any, root: Path) -> Path:
+    datasets.DatasetDict({"test": table, "train": table.select([0])}).save_to_disk(root / "t")
+    return root / "t"
+
+
+@pytest.mark.parametrize("save", [_save_parquet, _save_disk, _save_dict])
+def test_every_way_a_table_lies_on_disk(tiny: Any, save: Any) -> None:
+    path = save(_table(FORMS["dense bool"][1]), tiny.root)
+    samples = _read(tiny, path, options={"table_split": "test"})
+    assert [s.expression for s in samples] == ["the dog", "the cat"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_json_tables_name_image_files(tiny: Any, suffix: str) -> None:
+    tiny.picture("images/a.png", size=SIZES[0])
+    row = {"file": "a.png", "words": ["the dog", "it"], "seg": rle_to_json(encode(_mask(0)))}
+    path = tiny.root / f"t.{suffix}"
+    path.write_text(json.dumps([row]) if suffix == "json" else json.dumps(row) + "\n")
+    columns = {"image": "file", "text": "words", "mask": "seg"}
+    source = tiny.source({"data": path}, columns=columns, options={"split": "test", "mask": "rle"})
+    samples = list(hub.read(source))
+    assert [s.id for s in samples] == ["tiny/test/0/0", "tiny/test/0/1"]
+    assert samples[0].image.exists()
+    assert samples[0].truth.size == SIZES[0]
+    assert samples[0].image is samples[1].image
+    (tiny.root / "images" / "a.png").unlink()
+    assert not samples[0].image.exists()
+
+
+def test_all_columns_that_can_be_mapped(tiny: Any) -> None:
+    more = {"h": [20, 9], "w": [30, 14], "xywh": [[1.0, 2.0, 3.0, 4.0]] * 2, "n": [5, 6], "long": [True, False],
+            "family": [["x", "y"], []]}  # fmt: skip
+    path = tiny.root / "t.parquet"
+    _table(FORMS["dense bool"][1], **more).to_parquet(path)
+    columns = {"height": "h", "width": "w", "box": "xywh", "key": "n", "is_sentence": "long", "tags": "family"}
+    first, second = _read(tiny, path, columns=columns, options={"box": "xywh"})
+    assert first.truth.box == (1.0, 2.0, 4.0, 6.0)
+    assert (first.key, first.is_sentence, first.tags) == ("5", True, ("x", "y"))
+    assert (second.key, second.is_sentence, second.tags) == ("6", False, ())
+
+
+def test_fingerprints_follow_the_pixels(tiny: Any) -> None:
+    prints = []
+    for index, flip in enumerate([False, True, False]):
+        mask = _mask(0)
+        mask[0, 0] = flip
+        path = tiny.root / f"{index}.parquet"
+        _table([mask.tolist(), _mask(1).tolist()]).to_parquet(path)
+        part = _read(tiny, path)[0].truth.parts[0]
+        assert isinstance(part, tables.CellMask)
+        prints.append(part.fingerprint())
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_a_mask_of_another_size_is_named_when_it_is_read(tiny: Any) -> None:
+    path = tiny.root / "t.parquet"
+    _table(FORMS["dense bool"][1], h=[21, 9], w=[30, 14]).to_parquet(path)
+    sample = _read(tiny, path, columns={"height": "h", "width": "w"})[0]
+    with pytest.raises(DataError, match="mask of row 0 of .* is 30x20, its image 30x21"):
+        merge_truth(sample.truth)
+
+
+@pytest.mark.parametrize(
+    ("masks", "form", "message"),
+    [
+        ([[[True], [True, False]], [[True]]], "dense", "not a mask of rows of one length"),
+        (["x", "y"], "dense", "is not a dense mask"),
+        (["x", "y"], "rle", "text that is not JSON"),
+        ([None, None], "png", "holds no image"),
+    ],
+)
+def test_a_malformed_mask_is_named(tiny: Any, masks: list[Any], form: str, message: str) -> None:
+    path = tiny.root / "t.parquet"
+    _table(masks).to_parquet(path)
+    with pytest.raises(DataError, match=message) as caught:
+        merge_truth(_read(tiny, path, form)[0].truth)
+    assert "row 0 of" in caught.value.message
+
+
+def test_mistakes_on_a_card_are_named(tiny: Any) -> None:
+    path = tiny.root / "t.parquet"
+    _table(FORMS["dense bool"][1]).to_parquet(path)
+    with pytest.raises(DataError, match="has no column 'seg'") as caught:
+        _read(tiny, path, columns={"mask": "seg"})
+    assert "image, text, mask, image_id" in caught.value.hint
+    with pytest.raises(UsageError, match="maps an unknown column 'pixels'"):
+        _read(tiny, path, columns={"pixels": "x"})
+    with pytest.raises(UsageError, match="mask form 'bitmap'"):
+        _read(tiny, path, "bitmap")
+    with pytest.raises(UsageError, match="does not say which column holds the text"):
+        list(hub.read(tiny.source({"data": path}, columns={"image": "image"})))
+    (tiny.root / "empty").mkdir()
+    with pytest.raises(DataError, match="does not hold a table of split 'val'"):
+        _read(tiny, tiny.root / "empty", options={"table_split": "val"})
+    (tiny.root / "bad.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"bad\.parquet cannot be read"):
+        _read(tiny, tiny.root / "bad.parquet")
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("the network was used")
+
+
+def test_nothing_is_downloaded_unless_the_card_says_so(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", _refuse)
+    source = tiny.source({}, columns=COLUMNS, options={"repo": "owner/name"})
+    with pytest.raises(DataError, match="owner/name is not on disk, and suite tiny does not allow a download"):
+        list(hub.read(source))
+    with pytest.raises(UsageError, match="names neither a file `data` nor an option `repo`"):
+        list(hub.read(tiny.source({}, columns=COLUMNS)))
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_nothing_is_ever_downloaded_offline(tiny: Any, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setattr(datasets, "load_dataset", _refuse)
+    source = tiny.source({}, columns=COLUMNS, options={"repo": "owner/name", "download": True})
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE forbids"):
+        list(hub.read(source))
+
+
+def test_a_download_that_is_allowed_asks_for_the_revision(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked: list[Any] = []
+
+    def load(*args: Any, **more: Any) -> Any:
+        asked.append((args, more))
+        return _table(FORMS["dense bool"][1])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    options = {"repo": "owner/name", "download": True, "revision": "0123abc", "table_split": "test"}
+    assert len(list(hub.read(tiny.source({}, columns=COLUMNS, options=options)))) == 2
+    assert asked == [(("owner/name",), {"split": "test", "revision": "0123abc", "name": None})]
+
+
+def test_the_seg_zero_mirror_is_found_through_its_card(tiny: Any) -> None:
+    table = _table(FORMS["dense bool"][1], ann_id=["a", "b"], img_height=[20, 9], img_width=[30, 14])
+    (tiny.root / "ReasonSeg_val/data").mkdir(parents=True)
+    table.to_parquet(tiny.root / "ReasonSeg_val/data/test-00000-of-00001.parquet")
+    split = open_split(find_suite("reasonseg-mirror"), "val", tiny.root, allow_partial=True)
+    assert split.counts.expressions == 2
+    assert split.samples[0].key == "a"
+    assert "Ignore regions are part of the target" in split.warning
+    with pytest.raises(DataError, match="200 expressions expected, 2 found"):
+        open_split(find_suite("reasonseg-mirror"), "val", tiny.root)
+
+
+def test_the_readmes_card_of_a_table_works_as_it_stands(tiny: Any) -> None:
+    readme = (Path(__file__).parents[2] / "suites" / "README.md").read_text(encoding="utf-8")
+    card = next(block for block in readme.split("```yaml\n") if block.startswith("name: plants")).split("```")[0]
+    (tiny.root / "plants.yaml").write_text(card, encoding="utf-8")
+    table = _table(FORMS["rle"][1], bbox=[[1.0, 2.0, 3.0, 4.0]] * 2, family=["rose", "oak"])
+    table = table.rename_columns(
+        {"image": "photo", "text": "description", "mask": "segmentation", "image_id": "photo_id"}
+    )
+    (tiny.root / "plants").mkdir()
+    table.to_parquet(tiny.root / "plants/test-0.parquet")
+    split = open_split(find_suite(str(tiny.root / "plants.yaml")), "test", tiny.root, allow_partial=True)
+    assert [s.tags for s in split.samples] == [("rose",), ("oak",)]
+    assert split.samples[0].truth.box == (1.0, 2.0, 4.0, 6.0)

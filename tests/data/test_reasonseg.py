@@ -1,0 +1,186 @@
+"""ReasonSeg: labelme files as LISA reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lens_bench.data import reasonseg
+from lens_bench.data.split import open_split
+from lens_bench.errors import DataError, UsageError
+from lens_bench.masks import area, decode, merge_truth
+from lens_bench.records import Sample
+from lens_bench.registry import find_suite
+
+FOLDER = "reason_seg/ReasonSeg/test"
+
+
+def _shape(label: str, x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
+    return {"label": label, "points": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]], "shape_type": "polygon"}
+
+
+def _write(tiny: Any, name: str, shapes: list[Any], encoding: str = "utf-8", **more: Any) -> Path:
+    record = {"text": ["something to sit on", "the seat"], "is_sentence": False, "shapes": shapes, **more}
+    return tiny.json(f"{FOLDER}/{name}.json", record, encoding)
+
+
+def _read(tiny: Any, **options: Any) -> list[Sample]:
+    source = tiny.source(
+        {"folder": tiny.root / FOLDER}, exif=True, suite="reasonseg", options={"split": "test", **options}
+    )
+    return list(reasonseg.read(source))
+
+
+def _one(tiny: Any, shapes: list[Any], **more: Any) -> Sample:
+    tiny.picture(f"{FOLDER}/a.jpg", size=(40, 60))
+    _write(tiny, "a", shapes, **more)
+    return _read(tiny)[0]
+
+
+def test_the_first_text_is_evaluated_and_all_on_request(tiny: Any) -> None:
+    first = _one(tiny, [_shape("target", 5, 5, 20, 20)])
+    assert (first.id, first.expression, first.image_id) == ("reasonseg/test/a/0", "something to sit on", "a")
+    assert len(_read(tiny)) == 1
+    every = _read(tiny, texts="all")
+    assert [s.id for s in every] == ["reasonseg/test/a/0", "reasonseg/test/a/1"]
+    assert every[0].truth is every[1].truth
+    with pytest.raises(UsageError, match="texts='both'"):
+        _read(tiny, texts="both")
+
+
+@pytest.mark.parametrize(("is_sentence", "tag"), [(False, "short"), (True, "long")])
+def test_short_and_long_are_told_apart_by_is_sentence(tiny: Any, is_sentence: bool, tag: str) -> None:
+    sample = _one(tiny, [_shape("target", 5, 5, 20, 20)], is_sentence=is_sentence)
+    assert sample.tags == (tag,)
+    assert sample.is_sentence is is_sentence
+
+
+def test_border_pixels_belong_to_the_mask(tiny: Any) -> None:
+    target, _, _ = merge_truth(_one(tiny, [_shape("target", 5, 5, 20.9, 20.9)]).truth)
+    assert area(target) == 16 * 16  # points are truncated, and the outline counts
+
+
+@pytest.mark.parametrize(
+    ("label", "target", "ignored"),
+    [
+        ("target", 256, 0),
+        ("ignore", 0, 256),
+        ("Ignore", 0, 256),
+        ("please IGNORE this", 0, 256),
+        ("flag", 0, 0),
+        ("FLAG", 0, 0),
+        ("flags", 256, 0),
+        ("anything else", 256, 0),
+    ],
+)
+def test_labels(tiny: Any, label: str, target: int, ignored: int) -> None:
+    found, _, ignore = merge_truth(_one(tiny, [_shape(label, 5, 5, 20, 20)]).truth)
+    assert (area(found), area(ignore)) == (target, ignored)
+
+
+def test_a_small_shape_is_painted_over_a_large_one_whatever_their_order(tiny: Any) -> None:
+    large, small = _shape("target", 5, 5, 30, 30), _shape("ignore", 10, 10, 15, 15)
+    for shapes in ([large, small], [small, large]):
+        target, _, ignore = merge_truth(_one(tiny, shapes).truth)
+        assert (area(target), area(ignore)) == (26 * 26 - 36, 36)
+    restored, _, _ = merge_truth(_one(tiny, [small, large, _shape("target", 12, 12, 13, 13)]).truth)
+    assert area(restored) == 26 * 26 - 36 + 4
+
+
+@pytest.mark.parametrize("shapes", [[], None])
+def test_a_file_without_shapes_is_an_empty_ground_truth_and_stays_a_sample(tiny: Any, shapes: Any) -> None:
+    tiny.picture(f"{FOLDER}/a.jpg", size=(40, 60))
+    record = {"text": ["x"], "is_sentence": True} | ({} if shapes is None else {"shapes": shapes})
+    tiny.json(f"{FOLDER}/a.json", record)
+    sample = _read(tiny)[0]
+    assert area(merge_truth(sample.truth)[0]) == 0
+    assert not sample.truth.no_target
+    assert sample.truth.size == (40, 60)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_texts_are_utf_8_or_cp1252_whatever_the_locale(tiny: Any, encoding: str) -> None:
+    tiny.picture(f"{FOLDER}/a.jpg")
+    _write(tiny, "a", [], encoding, text=["the woman’s café"])
+    assert _read(tiny)[0].expression == "the woman’s café"
+
+
+def test_a_file_in_no_known_encoding_is_named(tiny: Any) -> None:
+    (tiny.root / FOLDER).mkdir(parents=True)
+    (tiny.root / FOLDER / "a.json").write_bytes(b'{"text": ["\x81\xff"]}')
+    with pytest.raises(DataError, match=r"a\.json is neither UTF-8 nor cp1252"):
+        _read(tiny)
+
+
+def test_the_size_is_that_of_the_image_as_it_is_seen(tiny: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tiny.root / FOLDER / "a.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 60, 3), dtype=np.uint8)).save(path, exif=exif)
+    _write(tiny, "a", [_shape("target", 2, 2, 9, 50)], imageHeight=1, imageWidth=1)
+    sample = _read(tiny)[0]
+    assert sample.truth.size == (60, 40)
+    assert sample.image.read().shape == (60, 40, 3)
+    assert decode(merge_truth(sample.truth)[0])[50, 5]
+
+
+def test_a_missing_image_is_left_to_the_run_where_the_size_is_known(tiny: Any) -> None:
+    _write(tiny, "a", [], imageHeight=40, imageWidth=60)
+    sample = _read(tiny)[0]
+    assert sample.truth.size == (40, 60)
+    assert not sample.image.exists()
+
+
+def test_a_missing_image_of_unknown_size_is_named(tiny: Any) -> None:
+    _write(tiny, "a", [])
+    with pytest.raises(DataError, match=r"a\.jpg is missing"):
+        _read(tiny)
+
+
+def test_files_are_read_in_the_order_of_their_names(tiny: Any) -> None:
+    for name in ("b (2)", "a", "c+d"):
+        tiny.picture(f"{FOLDER}/{name}.png")
+        _write(tiny, name, [])
+    assert [s.image_id for s in _read(tiny)] == ["a", "b (2)", "c+d"]
+    assert all(s.image.exists() for s in _read(tiny))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": []}, "has no text"),
+        ({"text": [3]}, "text 0 .* is not a text"),
+        ({"shapes": [{"points": []}]}, "has no field 'label'"),
+        ({"shapes": [{"label": "target", "points": [[1, 2, 3]]}]}, "a point of 3 coordinates"),
+        ({"shapes": [{"label": "target", "points": [["a", 2]]}]}, "coordinate 'a'"),
+    ],
+)
+def test_a_malformed_file_is_named(tiny: Any, change: dict[str, Any], message: str) -> None:
+    tiny.picture(f"{FOLDER}/a.jpg")
+    tiny.json(f"{FOLDER}/a.json", {"text": ["x"], "is_sentence": False, "shapes": [], **change})
+    with pytest.raises(DataError, match=message) as caught:
+        _read(tiny)
+    assert "a.json" in caught.value.message
+
+
+def test_a_file_without_is_sentence_is_refused(tiny: Any) -> None:
+    tiny.picture(f"{FOLDER}/a.jpg")
+    (tiny.root / FOLDER / "a.json").write_text(json.dumps({"text": ["x"], "shapes": []}))
+    with pytest.raises(DataError, match="has no field 'is_sentence'"):
+        _read(tiny)
+
+
+@pytest.mark.parametrize("root", ["reason_seg/ReasonSeg", "ReasonSeg", "datasets/reason_seg/ReasonSeg", "."])
+def test_known_layouts_are_found(tiny: Any, root: str) -> None:
+    tiny.picture(f"{root}/val/a.jpg")
+    tiny.json(f"{root}/val/a.json", {"text": ["x"], "is_sentence": False, "shapes": []})
+    split = open_split(find_suite("reasonseg"), "val", tiny.root, allow_partial=True)
+    assert split.samples[0].id == "reasonseg/val/a/0"
+    assert split.source.exif
+    assert "trained on train and val" in split.warning

@@ -139,7 +139,6 @@ def test_every_setting_has_its_own_directory(tiny: Any, tmp_path: Path) -> None:
         noisy(tiny, tmp_path),
         noisy(tiny, tmp_path, seed=1),
         noisy(tiny, tmp_path, limit=10),
-        noisy(tiny, tmp_path, dtype="bfloat16"),
         tiny.plan("noisy-oracle", tmp_path, args={"shift": "5", "drop": "0.2"}),
         tiny.plan("oracle", tmp_path),
     ]

@@ -1,0 +1,234 @@
+"""The command line as a user meets it: outputs, exit codes, hints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+needs_gseval = pytest.mark.skipif(
+    not (SHARED / "data/gseval/GroundingSuite-Eval.jsonl").exists(), reason="../shared/data/gseval is absent"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["list"], ["list", "models", "--json"], ["show", "lisa"], ["run", "--help"]],
+)
+def test_looking_things_up_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['lens-bench', *{arguments!r}]\n"
+        "from lens_bench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'datasets', 'matplotlib', 'cv2'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_list(cli: Any) -> None:
+    result = cli("list")
+    assert result.returncode == 0
+    for word in ("oracle", "replay", "refcoco+", "gseval", "shapes", "strict", "seg-zero"):
+        assert word in result.stdout
+    assert "crashing" not in result.stdout
+    names = {m["name"] for m in json.loads(cli("list", "models", "--all", "--json").stdout)}
+    assert {"oracle", "crashing", "oom"} <= names
+
+
+@pytest.mark.parametrize("name", ["oracle", "noisy-oracle", "refcoco", "shapes", "strict", "lisa", "gres"])
+def test_show(cli: Any, name: str) -> None:
+    assert name in cli("show", name).stdout
+    assert json.loads(cli("show", name, "--json").stdout)["name"] == name
+
+
+def test_env(cli: Any) -> None:
+    content = json.loads(cli("env", "--json").stdout)
+    assert content["packages"]["numpy"]
+    assert content["cores"] >= 1
+
+
+def test_run_prints_a_table_and_writes_the_files(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    result = cli(*tiny.run("oracle", tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "100.00 [100.0, 100.0]" in result.stdout
+    assert "sees the ground truth" in result.stderr
+    (folder,) = (tmp_path / "tiny/val").iterdir()
+    assert {p.name for p in folder.iterdir()} >= {"manifest.json", "predictions.jsonl", "scores.jsonl", "summary.json"}
+    again = cli(*tiny.run("oracle", tmp_path))
+    assert again.returncode == 0
+    assert "answered before" in again.stderr
+
+
+def test_json_is_the_summary_and_nothing_else(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    summary = json.loads(cli(*tiny.run("oracle", tmp_path, "--json", "--limit", 7)).stdout)
+    assert summary["metrics"]["ciou"] == 1.0
+    assert summary["n_samples"] == 7
+    stored = json.loads((Path(summary.pop("run")) / "summary.json").read_text())
+    assert stored == summary
+
+
+def test_dry_run_changes_nothing(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    result = cli(*tiny.run("oracle", tmp_path / "out", "--dry-run"))
+    assert result.returncode == 0
+    assert "72 on 12 images, 0 of them done" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_says_what_is_missing(cli: Any, tmp_path: Path) -> None:
+    result = cli("run", "--suite", "refcoco", "--model", "full", "--data-root", tmp_path, "--dry-run")
+    assert result.returncode == 4
+    for split in ("val", "testA", "testB"):
+        assert f"refcoco {split}" in result.stdout
+    assert "was not found" in result.stdout
+
+
+def test_score_under_another_protocol(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    cli(*tiny.run("oracle", tmp_path))
+    (folder,) = (tmp_path / "tiny/val").iterdir()
+    where = ["--suite", tiny.card_path, "--data-root", tiny.data_root, "--json"]
+    lisa = json.loads(cli("score", folder, "--protocol", "lisa", *where).stdout)
+    assert lisa["protocol"] == "lisa"
+    assert lisa["metrics"]["ciou"] < 1
+    shown = cli("show", folder).stdout
+    assert "parts overlap" in shown
+    assert "24 answers cover more than the target that lisa leaves" in shown
+    assert json.loads(cli("score", tmp_path, *where).stdout)["metrics"]["ciou"] == 1.0
+
+
+def test_score_of_a_predictions_file(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    rows = [
+        {"sent_id": (100 * i + n) * 10 + s, "box": [0, 0, 5, 5]} for i in range(1, 13) for n in range(3) for s in (0, 1)
+    ]
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows[:-2]))
+    command = ["score", "--suite", tiny.card_path, "--data-root", tiny.data_root, "--predictions", file, "--json"]
+    result = cli(*command, "--out", tmp_path / "out")
+    summary = json.loads(result.stdout)
+    assert "70 of 72 expressions have a row" in result.stderr
+    assert summary["metrics"]["ciou"] is None
+    assert summary["metrics"]["no_mask_rate"] == pytest.approx(2 / 72)
+    file.write_text("".join(json.dumps(r) + "\n" for r in [*rows, {"sent_id": 5, "box": None}]))
+    result = cli(*command, "--out", tmp_path / "out")
+    assert result.returncode == 4
+    assert "5" in result.stderr
+
+
+def test_shards_and_merge(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    whole = json.loads(cli(*tiny.run("center", tmp_path / "one", "--json")).stdout)
+    for i in (1, 2, 3):
+        assert cli(*tiny.run("center", tmp_path / "three", "--shard", f"{i}/3")).returncode == 0
+    merged = json.loads(cli("merge", tmp_path / "three", "--json").stdout)
+    assert merged["metrics"] == whole["metrics"]
+    one, three = (Path(s["run"]) / "scores.jsonl" for s in (whole, merged))
+    assert sorted(one.read_text().splitlines()) == sorted(three.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "--suite", "refcocoo", "--model", "oracle"], 2, ["no suite 'refcocoo'", "did you mean refcoco"]),
+        (["run", "--suite", "refcoco", "--model", "oracel"], 2, ["no model 'oracel'", "did you mean oracle"]),
+        (["run", "--suite", "refcoco", "--model", "./nowhere"], 2, ["no card at nowhere"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--split", "tesA"], 2, ["no split 'tesA'", "testA"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--protocol", "lis"], 2, ["lis", "did you mean"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--model-arg", "x=1"], 2, ["no argument 'x'"]),
+        (["run", "--suite", "refcoco", "--model", "center", "--model-arg", "share=big"], 2, ["share=big"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--device", "cuda"], 2, ["--device cuda"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--engine", "vllm"], 2, ["--engine vllm"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--shard", "4/3"], 2, ["--shard 4/3"]),
+        (["run", "--suite", "refcoco", "--model", "oracle", "--data-root", "nowhere"], 4, ["was not found", "hint"]),
+        (["run", "--suite", "refcoco"], 2, ["--model"]),
+        (["score"], 2, ["RUN_DIR"]),
+        (["score", "nowhere"], 2, ["nowhere is not a run directory"]),
+        (["show", "refcooc"], 2, ["refcooc", "did you mean"]),
+        (["list", "modles"], 2, ["modles", "did you mean models"]),
+        (["data", "make", "refcoco"], 2, ["not generated"]),
+        (["data", "verify", "refcoco", "--data-root", "nowhere"], 4, ["was not found"]),
+        (["merge", "nowhere"], 2, ["no shards"]),
+    ],
+)
+def test_errors_are_a_line_a_hint_and_a_code(
+    cli: Any, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    result = cli(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_debug_shows_the_traceback(cli: Any, tmp_path: Path) -> None:
+    result = cli("show", "nothing", "--debug", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_wrong_counts(cli: Any, own_tiny: Any, tmp_path: Path) -> None:
+    text = own_tiny.card_path.read_text().replace("images: 12", "images: 13")
+    own_tiny.card_path.write_text(text)
+    result = cli(*own_tiny.run("oracle", tmp_path / "out"))
+    assert result.returncode == 4
+    assert "13 images expected, 12 found" in result.stderr
+    assert cli(*own_tiny.run("oracle", tmp_path / "out", "--allow-partial")).returncode == 0
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_pickle_that_runs_a_command_does_not_run_it(cli: Any, own_tiny: Any, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (own_tiny.data_root / "tiny/refs(unc).p").write_bytes(pickle.dumps([Bomb(marker)], protocol=2))
+    result = cli(*own_tiny.run("oracle", tmp_path / "out"))
+    assert result.returncode == 4
+    assert "system" in result.stderr
+    assert not marker.exists()
+
+
+def test_verify_finds_broken_images(cli: Any, own_tiny: Any) -> None:
+    where = ["data", "verify", own_tiny.card_path, "--data-root", own_tiny.data_root]
+    assert cli(*where).returncode == 0
+    path = own_tiny.data_root / "tiny/images/000004.png"
+    path.write_bytes(path.read_bytes()[:100])
+    (own_tiny.data_root / "tiny/images/000005.png").unlink()
+    result = cli(*where)
+    assert result.returncode == 4
+    assert "000004.png" in result.stdout
+    assert "000005.png" in result.stdout
+
+
+def test_audit_counts_shared_images(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    result = cli("data", "audit", tiny.card_path, "--data-root", tiny.data_root, "-o", tmp_path / "audit.json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "audit.json").read_text())["images"] == {"tiny/val": 12}
+
+
+@needs_gseval
+@pytest.mark.parametrize("command", ["score", "run"])
+def test_published_row_of_a_real_model(cli: Any, tmp_path: Path, command: str) -> None:
+    data = SHARED / "data/gseval"
+    file = data / "claude_predictions.jsonl"
+    answer = (
+        ["--predictions", file] if command == "score" else ["--model", "replay", "--model-arg", f"predictions={file}"]
+    )
+    where = ["--suite", "gseval", "--data-root", data, "--protocol", "gseval", "--out", tmp_path, "--json"]
+    summary = json.loads(cli(command, *where, *answer).stdout)
+    assert summary["n_samples"] == 3715
+    assert round(summary["metrics"]["box_acc_0.5"], 4) == 0.2377
+    found = {tag: round(values["box_acc_0.5"], 4) for tag, values in summary["by_tag"].items()}
+    assert found == {"stuff": 0.5668, "part": 0.0264, "multi": 0.2068, "single": 0.0939}

@@ -93,16 +93,17 @@ def describe(folder: Path, recipe: Recipe | None = None) -> tuple[LensConfig, La
     if (folder / CONFIG_NAME).is_file():
         config = read_config(folder / CONFIG_NAME)
         return (config if recipe is None else config.model_copy(update={"recipe": recipe})), OWN
-    return released_config(hub_config(folder), sam=released_sam(folder), recipe=recipe), RELEASED
+    generation = hub_config(folder, "generation_config.json") if (folder / "generation_config.json").is_file() else None
+    return released_config(hub_config(folder), released_sam(folder), recipe, generation), RELEASED
 
 
-def hub_config(folder: Path) -> Mapping[str, object]:
-    """``config.json`` of a folder.
+def hub_config(folder: Path, name: str = "config.json") -> Mapping[str, object]:
+    """A JSON file of a folder in transformers' format.
 
     Raises:
         CheckpointError: It is missing or not a JSON object.
     """
-    path = folder / "config.json"
+    path = folder / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.recipe import Recipe
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["lens-bench/1"] = "lens-bench/1"
 CONFIG_NAME = "lens_config.json"
+
+# <|im_end|> and <|endoftext|> of Qwen2-VL and Qwen2.5-VL; the latter is also their padding.
+QWEN_ENDS, QWEN_PADDING = (151645, 151643), 151643
 
 Family: TypeAlias = Literal["qwen2_5_vl", "qwen2_vl"]
 Positions: TypeAlias = Literal["lens-1d", "mrope"]
@@ -59,6 +62,9 @@ class LensConfig(BaseModel):
         qwen: Its configuration as transformers writes it to ``config.json``.
         sam: ``Sam2Config`` as a dictionary.
         head: See ``HeadConfig``.
+        ends: Token ids that end an answer, the padding among them.
+        padding: Token id that stands for nothing; the mask pass leaves it out of an answer. It always ends one, as in
+            Qwen's generation settings, so an answer holds it at most once and last.
         positions: Of the mask pass. ``lens-1d``: one sequential index for every token, image tokens included, as the
             released checkpoints were trained; ``mrope``: the backbone's own three-dimensional positions.
         recipe: How the model is asked.
@@ -71,8 +77,16 @@ class LensConfig(BaseModel):
     qwen: Json
     sam: Json
     head: HeadConfig
+    ends: tuple[int, ...] = QWEN_ENDS
+    padding: int = QWEN_PADDING
     positions: Positions = "mrope"
     recipe: Recipe = Recipe()
+
+    @model_validator(mode="after")
+    def _padding_ends(self) -> LensConfig:
+        if self.padding not in self.ends:
+            raise ValueError("padding must be one of ends")
+        return self
 
     def qwen_config(self) -> Qwen2_5_VLConfig | Qwen2VLConfig:
         """A fresh configuration object of transformers."""
@@ -183,7 +197,10 @@ def read_config(path: Path) -> LensConfig:
 
 
 def released_config(
-    config: Mapping[str, object], sam: str = "sam2_hiera_l", recipe: Recipe | None = None
+    config: Mapping[str, object],
+    sam: str = "sam2_hiera_l",
+    recipe: Recipe | None = None,
+    generation: Mapping[str, object] | None = None,
 ) -> LensConfig:
     """Describe a checkpoint of the authors from its ``config.json``.
 
@@ -192,6 +209,7 @@ def released_config(
             is the backbone's.
         sam: SAM 2 size; the authors' code fixes it, their configuration does not say it.
         recipe: How to ask; the default is the one of the RefCOCO evaluation.
+        generation: Parsed ``generation_config.json``, which names more end tokens than ``config.json`` does.
 
     Raises:
         CheckpointError: The configuration is not one of LENS.
@@ -206,6 +224,8 @@ def released_config(
     own = {"num_of_query", "if_use_qwen_connector", "if_include_sam", "golden", "architectures", "model_type"}
     backbone = {key: value for key, value in config.items() if key not in own}
     vision = backbone.get("vision_config")
+    ends = _token_ids("eos_token_id", config, generation) or QWEN_ENDS
+    padding = (_token_ids("pad_token_id", config, generation) or (QWEN_PADDING,))[0]
     if isinstance(vision, Mapping):
         backbone["vision_config"] = _vision(vision, family)
     return LensConfig(
@@ -213,9 +233,22 @@ def released_config(
         qwen=backbone,
         sam=sam_preset(sam),
         head=HeadConfig(queries=queries, width=width, depth=4 if connector else 0),
+        ends=ends if padding in ends else (*ends, padding),
+        padding=padding,
         positions="lens-1d",
         recipe=recipe or Recipe(coordinates="pixels" if family == "qwen2_5_vl" else "thousandths"),
     )
+
+
+def _token_ids(name: str, *configs: Mapping[str, object] | None) -> tuple[int, ...]:
+    """Ids under a name, the last configuration that has it counting."""
+    for config in reversed(configs):
+        value = config.get(name) if config is not None else None
+        if isinstance(value, int):
+            return (value,)
+        if isinstance(value, list) and value and all(isinstance(v, int) for v in value):
+            return tuple(value)
+    return ()
 
 
 def _family(config: Mapping[str, object]) -> Family:

@@ -1,0 +1,84 @@
+"""Batches by length, and what to do when they do not fit.
+
+Results never depend on the batch (that is tested); only memory and speed do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from lens_bench.errors import OutOfMemoryError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Budget:
+    """How many items a stage takes at once. Halved when memory runs out, for good; never raised.
+
+    Args:
+        size: Where to begin.
+        what: Name of the stage for the message.
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        if size < 1:
+            raise ValueError(f"batch size {size} of {what}")
+        self.size = size
+        self.what = what
+
+    def run(
+        self,
+        items: Sequence[Item],
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        length: Callable[[Item], int] | None = None,
+    ) -> list[Result]:
+        """Work through items in batches of similar length; results in the order of the items.
+
+        A batch that runs out of memory is done again in halves, so ``work`` must not leave traces when it fails.
+
+        Raises:
+            OutOfMemoryError: A single item does not fit.
+        """
+        order = list(range(len(items)))
+        if length is not None:
+            order.sort(key=lambda i: -length(items[i]))
+        out: dict[int, Result] = {}
+        at = 0
+        while at < len(order):
+            batch = order[at : at + self.size]
+            try:
+                results = work([items[i] for i in batch])
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(len(batch))
+                continue
+            out.update(zip(batch, results, strict=True))
+            at += len(batch)
+        return [out[i] for i in range(len(items))]
+
+    def _shrink(self, tried: int) -> None:
+        if tried == 1:
+            raise OutOfMemoryError(f"{self.what}: one item does not fit into memory", "lower the image size or dtype")
+        self.size = max(1, tried // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on any device (the CPU allocator raises a RuntimeError)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def row_budget(device: torch.device, bytes_per_row: int, cap: int = 512) -> int:
+    """Rows to begin with: what fits into half of the free device memory, or 64 on the CPU."""
+    if device.type != "cuda":
+        return min(cap, 64)
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(cap, int(free * 0.5) // max(1, bytes_per_row)))

@@ -1,0 +1,301 @@
+"""The inference engine: what belongs to an image once per image, what belongs to an expression in large batches.
+
+Per image: resizing, the vision tower, SAM 2's features, keys and values of the prompt up to the end of the image. Per
+expression: the rest of the prompt, the answer, the context queries, one mask. The result is the same as asking one
+expression at a time with a full forward (tested in both position modes), whatever the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lens_bench import masks
+from lens_bench.errors import UsageError
+from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.boxes import parse_box, to_image
+from lens_bench.lens.cache import KeyValues, Prefix
+from lens_bench.lens.config import Positions
+from lens_bench.lens.images import Patching, Prepared, prepare
+from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.positions import image_tokens, next_position, prefix_positions
+from lens_bench.lens.prompts import Prompter
+from lens_bench.lens.sam import SamFeatures, upsample
+from lens_bench.lens.writer import HfWriter, Row, TextEngine, Written, query_states
+from lens_bench.records import Box, Pixels, Rle
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How much is done at once; None lets the engine choose from the memory at hand.
+
+    Attributes:
+        images: Images whose features are held together.
+        rows: Expressions decoded together.
+        masks: Masks decoded together.
+    """
+
+    images: int | None = None
+    rows: int | None = None
+    masks: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says about one expression.
+
+    Attributes:
+        text: The answer as text.
+        ids: Its token ids.
+        box: In pixels of the original image, where the text names one.
+        mask: At the original size; None where ``error`` says why there is none.
+        prompt_tokens: Tokens of the prompt, the image's included.
+        error: Why the expression could not be asked.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    box: Box | None
+    mask: Rle | None
+    prompt_tokens: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """One image behind the encoders. ``generation`` and ``reading`` are one object where positions agree."""
+
+    prepared: Prepared
+    generation: Prefix | None
+    reading: Prefix
+    sam: SamFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One expression on one image of the chunk."""
+
+    image: int
+    row: Row
+    prompt_tokens: int
+
+
+class Engine:
+    """Answers expressions on images with one model.
+
+    Args:
+        model: In evaluation mode, on its device.
+        prompter: Writes prompts and reads answers.
+        writer: Text engine; by default ours on transformers' layers.
+        batches: Sizes.
+
+    Attributes:
+        seconds: Time spent per stage since the last ``answer`` began.
+    """
+
+    def __init__(
+        self, model: LensModel, prompter: Prompter, writer: TextEngine | None = None, batches: Batches | None = None
+    ) -> None:
+        self.model = model
+        self.prompter = prompter
+        self.mode: Positions = model.config.positions
+        self.writer: TextEngine = writer or HfWriter(model, prompter.ends, prompter.padding, self.mode == "mrope")
+        vision = model.qwen.config.vision_config
+        temporal = getattr(vision, "temporal_patch_size", 2)
+        self.patching = Patching(model.patch, model.merge, int(temporal))
+        self.seconds: dict[str, float] = {}
+        sizes = batches or Batches()
+        cuda = model.device.type == "cuda"
+        self._images = Budget(sizes.images or (32 if cuda else 8), "images")
+        self._towers = Budget(self._images.size if cuda else 2, "SAM 2 features")
+        self._rows = Budget(sizes.rows or row_budget(model.device, _row_bytes(model)), "expressions")
+        self._masks = Budget(sizes.masks or (64 if cuda else 4), "masks")
+
+    @torch.inference_mode()
+    def answer(self, images: Sequence[Pixels], asks: Sequence[tuple[int, str]]) -> list[Answer]:
+        """Answer expressions.
+
+        Args:
+            images: RGB uint8 [H, W, 3].
+            asks: (number of the image, expression) pairs.
+
+        Returns:
+            One answer per pair, in order.
+
+        Raises:
+            DataError: An image cannot be asked about at all.
+            OutOfMemoryError: A single expression does not fit.
+        """
+        self.seconds = {}
+        by_image: dict[int, list[int]] = {}
+        for place, (image, _) in enumerate(asks):
+            by_image.setdefault(image, []).append(place)
+        out: dict[int, Answer] = {}
+
+        def chunk(numbers: Sequence[int]) -> list[None]:
+            places = [p for n in numbers for p in by_image[n]]
+            local = {n: i for i, n in enumerate(numbers)}
+            answers = self._chunk([images[n] for n in numbers], [(local[asks[p][0]], asks[p][1]) for p in places])
+            out.update(zip(places, answers, strict=True))
+            return [None] * len(numbers)
+
+        self._images.run(sorted(by_image), chunk)
+        return [out[place] for place in range(len(asks))]
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    def _chunk(self, images: Sequence[Pixels], asks: Sequence[tuple[int, str]]) -> list[Answer]:
+        encoded = self._encode(images)
+        with self._stage("prompt"):
+            asked = [self._ask(number, image, encoded[image], text) for number, (image, text) in enumerate(asks)]
+        fine = [a for a in asked if a.row.budget > 0]
+        with self._stage("answer"):
+            written = self._rows.run([a.row for a in fine], self.writer.write, _row_length)
+        with self._stage("mask pass"):
+            states = self._states(fine, written, encoded)
+        with self._stage("masks"):
+            found = self._paint(fine, states, encoded)
+        answers = iter([self._answer(a, w, m, encoded[a.image]) for a, w, m in zip(fine, written, found, strict=True)])
+        return [next(answers) if a.row.budget > 0 else self._refuse(a) for a in asked]
+
+    def _encode(self, images: Sequence[Pixels]) -> list[_Encoded]:
+        recipe, size = self.prompter.recipe, self.model.sam.image_size
+        with self._stage("resize"):
+            prepared = [prepare(pixels, recipe, self.patching, size) for pixels in images]
+        with self._stage("vision tower"):
+            patches = torch.cat([p.patches for p in prepared]).to(self.model.device)
+            visual = self.model.see(patches, [p.grid for p in prepared])
+        with self._stage("prefix"):
+            reading = self._prefixes(self.mode, prepared, visual)
+            generation: Sequence[Prefix | None] = reading
+            if not self.writer.wants_prefixes:
+                generation = [None] * len(reading)
+            elif self.mode != "mrope":
+                generation = self._prefixes("mrope", prepared, visual)
+        with self._stage("SAM 2 features"):
+            sam = self._towers.run(prepared, self._features)
+        return [_Encoded(*parts) for parts in zip(prepared, generation, reading, sam, strict=True)]
+
+    def _features(self, prepared: Sequence[Prepared]) -> list[SamFeatures]:
+        dtype = self.model.sam.sam2.no_memory_embedding.dtype
+        squares = torch.stack([p.square for p in prepared]).to(self.model.device, dtype)
+        features = self.model.sam.features(squares)
+        return [features.row(n) for n in range(len(prepared))]
+
+    def _prefixes(self, mode: Positions, prepared: Sequence[Prepared], visual: Sequence[Tensor]) -> list[Prefix]:
+        """Read the prompt up to the end of each image."""
+        before = torch.tensor(self.prompter.before, dtype=torch.long, device=self.model.device)
+        lead = self.model.embed(before, [])
+        longest = len(before) + max(len(v) for v in visual)
+        embeds = lead.new_zeros(len(visual), longest, lead.shape[1])
+        positions = torch.zeros(3, len(visual), longest, dtype=torch.long)
+        real = torch.zeros(len(visual), longest, dtype=torch.bool)
+        for row, (image, tokens) in enumerate(zip(prepared, visual, strict=True)):
+            end = len(before) + len(tokens)
+            embeds[row, : len(before)], embeds[row, len(before) : end] = lead, tokens.to(lead)
+            positions[:, row, :end] = prefix_positions(mode, len(before), image.grid, self.model.merge)
+            real[row, :end] = True
+        layers = len(self.model.qwen.model.language_model.layers)
+        cache = KeyValues.empty(layers, len(visual), self.model.device)
+        self.model.read(embeds, positions.to(embeds.device), cache.open(real.to(embeds.device)), cache)
+        return [cache.prefix(row) for row in range(len(visual))]
+
+    def _ask(self, number: int, image: int, encoded: _Encoded, expression: str) -> _Asked:
+        after = self.prompter.after(expression)
+        before, grid, merge = len(self.prompter.before), encoded.prepared.grid, self.model.merge
+        tokens = before + image_tokens(grid, merge) + len(after)
+        start = next_position("mrope", before, grid, merge)
+        budget = self.prompter.recipe.answer_budget(tokens)
+        text = self.prompter.after_text(expression)
+        return _Asked(image, Row(number, encoded.prepared, encoded.generation, start, after, text, budget), tokens)
+
+    def _states(self, asked: Sequence[_Asked], written: Sequence[Written], encoded: Sequence[_Encoded]) -> list[Tensor]:
+        """Hidden states [M, D] at the queries of every row; computed here where the text engine has none."""
+        todo = [n for n, w in enumerate(written) if w.queries is None]
+
+        def read(numbers: Sequence[int]) -> list[Tensor]:
+            rows = [(asked[n].row.after + self.prompter.kept(written[n].ids), encoded[asked[n].image]) for n in numbers]
+            return list(self._mask_pass(rows))
+
+        length = {
+            n: len(asked[n].row.after) + len(written[n].ids) + encoded[asked[n].image].reading.length for n in todo
+        }
+        states = dict(zip(todo, self._rows.run(todo, read, lambda n: length[n]), strict=True))
+        for n, w in enumerate(written):
+            if w.queries is not None:
+                states[n] = w.queries
+        return [states[n] for n in range(len(written))]
+
+    def _mask_pass(self, rows: Sequence[tuple[tuple[int, ...], _Encoded]]) -> Tensor:
+        """Read prompt and answer behind the images, then the queries; [B, M, D]."""
+        device, longest = self.model.device, max(len(ids) for ids, _ in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        real = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for place, (tokens, _) in enumerate(rows):
+            ids[place, : len(tokens)] = torch.tensor(tokens)
+            real[place, : len(tokens)] = True
+        before, merge = len(self.prompter.before), self.model.merge
+        start = torch.tensor([next_position(self.mode, before, e.prepared.grid, merge) for _, e in rows], device=device)
+        cache = KeyValues.of_prefixes([e.reading for _, e in rows], longest + self.model.head.config.queries)
+        return query_states(self.model, cache, ids.to(device), real.to(device), start)
+
+    def _paint(self, asked: Sequence[_Asked], states: Sequence[Tensor], encoded: Sequence[_Encoded]) -> list[Rle]:
+        if not asked:
+            return []
+        prompts = self.model.prompts(torch.stack(list(states)))
+
+        def paint(numbers: Sequence[int]) -> list[Rle]:
+            features = SamFeatures.stack([encoded[asked[n].image].sam for n in numbers])
+            logits = self.model.sam.masks(features, prompts[torch.tensor(numbers, device=prompts.device)])
+            sizes = [encoded[asked[n].image].prepared.original for n in numbers]
+            return [
+                masks.encode((upsample(low, size) > 0).cpu().numpy()) for low, size in zip(logits, sizes, strict=True)
+            ]
+
+        return self._masks.run(range(len(asked)), paint)
+
+    # ------------------------------------------------------------------------------------------ answers
+
+    def _answer(self, asked: _Asked, written: Written, mask: Rle, encoded: _Encoded) -> Answer:
+        text = self.prompter.text(written.ids)
+        corners = parse_box(text)
+        seen, original = encoded.prepared.seen, encoded.prepared.original
+        box = None if corners is None else to_image(corners, seen, original, self.prompter.recipe.coordinates)
+        return Answer(text, written.ids, box, mask, asked.prompt_tokens)
+
+    def _refuse(self, asked: _Asked) -> Answer:
+        limit = self.prompter.recipe.max_length
+        why = f"the prompt has {asked.prompt_tokens} tokens, which leaves no room for an answer (max_length {limit})"
+        return Answer("", (), None, None, asked.prompt_tokens, why)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._wait()
+        begin = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def _wait(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+
+def _row_length(row: Row) -> int:
+    """What makes rows alike: the keys they attend to, then the prompt they read."""
+    return (row.prefix.length if row.prefix is not None else 0) + len(row.after)
+
+
+def _row_bytes(model: LensModel, tokens: int = 1024) -> int:
+    """Keys and values of a row of ``tokens`` tokens, and as much again for what a step needs beside them."""
+    text = model.qwen.config.text_config
+    heads, layers = getattr(text, "num_key_value_heads", None), getattr(text, "num_hidden_layers", None)
+    if not isinstance(heads, int) or not isinstance(layers, int):
+        raise UsageError("the backbone's configuration names no key-value heads or layers")
+    width = model.width // int(getattr(text, "num_attention_heads", 1)) * heads
+    return 4 * layers * width * tokens * torch.tensor([], dtype=model.text_dtype).element_size()

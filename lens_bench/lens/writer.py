@@ -1,0 +1,243 @@
+"""Writing answers: the protocol of a text engine, and the one on transformers' layers.
+
+The engine decodes many rows at once behind prefixes that were computed once per image. Where the mask pass shares the
+generation's positions (``mrope``), it continues right behind an answer on the same keys and values: the last sampled
+token, which no step has read yet, then the context queries. Columns behind a row's end are never attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lens_bench.lens.cache import KeyValues, Prefix
+from lens_bench.lens.images import Prepared
+from lens_bench.lens.modeling import LensModel
+
+# Picks tokens [B] from scores [B, V] of the given rows; called once per step with the numbers of the rows still live.
+Choose: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One expression to be answered.
+
+    Attributes:
+        number: Identity of the row, passed on to ``Choose``.
+        image: The prepared image.
+        prefix: Keys and values of the prompt up to the end of the image in the backbone's own positions; None for
+            engines that read the image themselves.
+        next: Position of the first token behind the image.
+        after: Prompt ids behind the image.
+        text: The same as text, for engines that tokenise themselves.
+        budget: Most tokens an answer may have, at least 1.
+    """
+
+    number: int
+    image: Prepared
+    prefix: Prefix | None
+    next: int
+    after: tuple[int, ...]
+    text: str
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer.
+
+    Attributes:
+        ids: Token ids, the end token included where there is one.
+        queries: Hidden states [M, D] at the context queries where the engine got them on the way, else None.
+    """
+
+    ids: tuple[int, ...]
+    queries: Tensor | None = None
+
+
+class TextEngine(Protocol):
+    """Something that answers rows."""
+
+    @property
+    def wants_prefixes(self) -> bool:
+        """Whether rows need ``prefix``."""
+        ...
+
+    def write(self, rows: Sequence[Row]) -> list[Written]:
+        """Answer every row, in order."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds beside the model."""
+        ...
+
+
+def greedy(scores: Tensor, rows: Sequence[int]) -> Tensor:
+    """The likeliest token of every row; ``rows`` is not looked at."""
+    return scores.argmax(dim=-1)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows that are being decoded together."""
+
+    cache: KeyValues
+    rows: list[Row]
+    last: Tensor  # [B, D] hidden states that give the next token
+    position: Tensor  # [B] of the next token
+    ids: list[list[int]] = field(default_factory=list)
+
+    def finished(self, ends: frozenset[int]) -> list[bool]:
+        return [
+            bool(ids) and (ids[-1] in ends or len(ids) >= row.budget)
+            for ids, row in zip(self.ids, self.rows, strict=True)
+        ]
+
+
+class HfWriter:
+    """Decoding on transformers' layers with our own cache and loop.
+
+    Args:
+        model: The model.
+        ends: Ids that end an answer.
+        padding: Id that the mask pass leaves out.
+        with_queries: Continue to the context queries (only right where the mask pass has the same positions).
+        choose: Picks tokens; greedy by default.
+    """
+
+    def __init__(
+        self, model: LensModel, ends: frozenset[int], padding: int, with_queries: bool, choose: Choose = greedy
+    ) -> None:
+        self._model = model
+        self._ends = ends
+        self._padding = padding
+        self._with_queries = with_queries
+        self._choose = choose
+
+    @property
+    def wants_prefixes(self) -> bool:
+        """Rows need ``prefix``."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held beside the model."""
+
+    @torch.inference_mode()
+    def write(self, rows: Sequence[Row]) -> list[Written]:
+        """Answer the rows as one batch, in order."""
+        batch = self._begin(list(rows))
+        done: dict[int, Written] = {}
+        names = {id(row): place for place, row in enumerate(rows)}
+        while batch.rows:
+            finished = self._step(batch)
+            # Half of the rows computing for nothing costs more than copying the other half.
+            if all(finished) or 2 * sum(finished) >= len(finished):
+                for row, written in self._retire(batch, finished):
+                    done[names[id(row)]] = written
+                batch = self._keep(batch, finished)
+                finished = [False] * len(batch.rows)
+            if batch.rows:
+                self._feed(batch, finished)
+        return [done[place] for place in range(len(rows))]
+
+    # ------------------------------------------------------------------------------------------ steps
+
+    def _begin(self, rows: list[Row]) -> _Batch:
+        """Read the prompts behind the images."""
+        prefixes = [row.prefix for row in rows]
+        if any(p is None for p in prefixes):
+            raise ValueError("rows without a prefix")
+        longest = max(len(row.after) for row in rows)
+        reserve = longest + min(64, max(row.budget for row in rows)) + self._model.head.config.queries + 1
+        cache = KeyValues.of_prefixes([p for p in prefixes if p is not None], reserve)
+        device = self._model.device
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        real = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            ids[place, : len(row.after)] = torch.tensor(row.after)
+            real[place, : len(row.after)] = True
+        ids, real = ids.to(device), real.to(device)
+        start = torch.tensor([row.next for row in rows], device=device)
+        positions = (start[:, None] + torch.arange(longest, device=device)).expand(3, -1, -1)
+        hidden = self._model.read(self._model.embed(ids, []), positions, cache.open(real), cache)
+        lengths = real.sum(dim=1)
+        last = hidden[torch.arange(len(rows), device=device), lengths - 1]
+        return _Batch(cache, rows, last, start + lengths, [[] for _ in rows])
+
+    def _step(self, batch: _Batch) -> list[bool]:
+        """Choose a token for every row that is not finished; says which rows are finished now."""
+        before = batch.finished(self._ends)
+        scores = self._model.logits(batch.last).float()
+        tokens = self._choose(scores, [row.number for row in batch.rows]).tolist()
+        for ids, token, over in zip(batch.ids, tokens, before, strict=True):
+            if not over:
+                ids.append(int(token))
+        return batch.finished(self._ends)
+
+    def _feed(self, batch: _Batch, finished: Sequence[bool]) -> None:
+        """Read the tokens just chosen; finished rows read along without leaving a trace."""
+        device = self._model.device
+        tokens = torch.tensor([[ids[-1]] for ids in batch.ids], device=device)
+        live = torch.tensor([[not over] for over in finished], device=device)
+        mask = batch.cache.open(live)
+        positions = batch.position.view(1, -1, 1).expand(3, -1, -1)
+        batch.last = self._model.read(self._model.embed(tokens, []), positions, mask, batch.cache)[:, 0]
+        batch.position = batch.position + live[:, 0]
+
+    def _retire(self, batch: _Batch, finished: Sequence[bool]) -> list[tuple[Row, Written]]:
+        """Answers of the finished rows, with the states of their queries where wanted."""
+        places = [place for place, over in enumerate(finished) if over]
+        states: Sequence[Tensor | None] = [None] * len(places)
+        if self._with_queries and places:
+            index = torch.tensor(places, device=self._model.device)
+            last = torch.tensor([[batch.ids[p][-1]] for p in places], device=self._model.device)
+            kept = last != self._padding
+            whole = len(places) == len(batch.rows)
+            cache = batch.cache if whole else batch.cache.select(index)
+            states = list(query_states(self._model, cache, last, kept, batch.position[index]))
+        return [(batch.rows[p], Written(tuple(batch.ids[p]), state)) for p, state in zip(places, states, strict=True)]
+
+    def _keep(self, batch: _Batch, finished: Sequence[bool]) -> _Batch:
+        """The batch without its finished rows."""
+        places = [place for place, over in enumerate(finished) if not over]
+        if not places:
+            return _Batch(batch.cache, [], batch.last, batch.position)
+        index = torch.tensor(places, device=self._model.device)
+        return _Batch(
+            batch.cache.select(index),
+            [batch.rows[p] for p in places],
+            batch.last[index],
+            batch.position[index],
+            [batch.ids[p] for p in places],
+        )
+
+
+def query_states(model: LensModel, cache: KeyValues, ids: Tensor, real: Tensor, start: Tensor) -> Tensor:
+    """Read tokens and then the context queries behind what a cache holds.
+
+    Args:
+        model: The model.
+        cache: Everything before, in the same positions.
+        ids: [B, T] tokens that the cache does not hold yet, real ones first.
+        real: Bool [B, T].
+        start: [B] position of each row's first token.
+
+    Returns:
+        Hidden states [B, M, D] at the queries, which take the positions behind each row's last real token.
+    """
+    rows, width = ids.shape
+    count = model.head.config.queries
+    steps = torch.arange(width + count, device=ids.device).expand(rows, -1)
+    gap = width - real.sum(dim=1, keepdim=True)
+    offset = torch.where(steps < width, steps, steps - gap)
+    embeds = model.embed(ids, [])
+    queries = model.head.queries.to(embeds.dtype).expand(rows, -1, -1)
+    everything = torch.cat([real, real.new_ones(rows, count)], dim=1)
+    hidden = model.read(
+        torch.cat([embeds, queries], dim=1), (start[:, None] + offset).expand(3, -1, -1), cache.open(everything), cache
+    )
+    return hidden[:, -count:]

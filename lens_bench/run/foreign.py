@@ -139,8 +139,9 @@ class ForeignSegmenter:
         try:
             answer = self._ask(child, request, self._timeout, "segmenting", pixels)
         except ChildHung as error:
+            tail = child.tail()
             self._drop()
-            message = f"the process of {self._card.name} was ended: {error}"
+            message = f"the process of {self._card.name} was ended: {error}" + (f": {tail}" if tail else "")
             return [Prediction(q.sample_id, "error", error=message) for q in queries]
         raw = cast("list[dict[str, object]]", answer["predictions"])
         if len(raw) != len(queries):

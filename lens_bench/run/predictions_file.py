@@ -266,7 +266,9 @@ def _targets(file: PredictionsFile, queries: Sequence[Query]) -> list[str]:
     targets = [(r.name if r.name in ids else None) if r.field == "sample_id" else by_key.get(r.name) for r in file.rows]
     unknown = [r for r, t in zip(file.rows, targets, strict=True) if t is None]
     if unknown:
-        raise _refuse(file, "name no expression of this split", unknown, next(iter(by_key), ""), next(iter(ids), ""))
+        first = queries[0] if queries else None
+        example = (first.key or "", first.sample_id) if first else ("", "")
+        raise _refuse(file, "name no expression of this split", unknown, *example)
     vague = [r for r in file.rows if r.field != "sample_id" and r.name in shared]
     if vague:
         raise _refuse(file, "have a key that several expressions of this split share: use sample_id", vague)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,170 +38,7 @@ args:
   scratch: {{default: "", help: A folder for marks.}}
 """
 
-ADAPTER = """
-import hashlib
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
-import numpy as np
-
-try:
-    from lens_bench.records import LoadReport, Prediction, Rle
-    from lens_bench.masks import encode
-except ImportError:  # in an environment of its own
-    LoadReport = Prediction = dict
-    encode = lambda mask: mask
-
-from .neighbour import threshold
-
-
-class Stranger:
-    def __init__(self, options):
-        self.options = options
-        self.mode = options.args["mode"]
-        self.scratch = options.args["scratch"]
-        if self.mode == "die constructing":
-            os._exit(5)
-
-    def weight_digest(self):
-        return hashlib.sha256(self.options.name.encode()).hexdigest()
-
-    def mark(self, what):
-        if self.scratch:
-            with open(os.path.join(self.scratch, "marks"), "a") as stream:
-                stream.write(what + "\\n")
-
-    def load(self):
-        self.mark("load")
-        if self.mode == "die loading":
-            sys.stderr.write("no GPU in sight\\n")
-            os._exit(3)
-        if self.mode == "raise loading":
-            raise OSError("model-00002.safetensors is truncated")
-        if self.mode == "checkpoint":
-            class CheckpointError(Exception):
-                pass
-            raise CheckpointError("tensor lm_head.weight is missing")
-        if self.mode == "never again" and self.scratch and os.path.exists(os.path.join(self.scratch, "died")):
-            raise RuntimeError("still busy")
-        return LoadReport(parameters=7, notes=("heard of " + str(self.options.seed),))
-
-    def segment(self, tasks):
-        if self.mode == "limit" and len(tasks) > 1:
-            raise MemoryError("one at a time")
-        if self.mode == "old torch":
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return [self.answer(task, query) for task in tasks for query in task.queries]
-
-    def answer(self, task, query):
-        if "poison" in query.expression:
-            self.poisoned(query)
-        if "nothing" in query.expression:
-            return Prediction(sample_id=query.sample_id, status="no_mask", text="none")
-        mask = threshold(task.rgb, len(query.expression))
-        return Prediction(
-            sample_id=query.sample_id, status="ok", mask=encode(mask), box=(1.0, 2.5, 30.0, 4.0), score=0.25,
-            text=query.expression.upper() + " " + str(query.is_sentence) + str(query.key), stages_ms={"forward": 1.5},
-        )
-
-    def poisoned(self, query):
-        self.mark("poison")
-        if self.mode == "segfault":
-            sys.stderr.write("about to fall\\n")
-            sys.stderr.flush()
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if self.mode == "exit":
-            os._exit(9)
-        if self.mode == "sys.exit":
-            sys.exit("usage: stranger [-h]")
-        if self.mode == "never again":
-            Path(self.scratch, "died").touch()
-            os._exit(9)
-        if self.mode == "hang":
-            child = subprocess.Popen(["sleep", "600"])
-            self.mark("pid %d %d" % (os.getpid(), child.pid))
-            time.sleep(600)
-        if self.mode == "raise":
-            raise ValueError("cannot parse\\n" + query.expression)
-        if self.mode == "corrupt":
-            for number in range(3, 30):
-                try:
-                    os.write(number, b"}}} not a frame at all {{{")
-                except OSError:
-                    pass
-        if self.mode == "chatty":
-            print("printed by python", flush=True)
-            os.write(1, b"written to descriptor 1\\n")
-            subprocess.run(["echo", "echoed by a child"], check=True)
-            print("x" * 300000)
-            assert sys.stdin.read() == ""
-
-    def close(self):
-        self.mark("close")
-
-
-class Odd(Stranger):
-    def answer(self, task, query):
-        kind = query.expression
-        rle = {"size": list(task.size), "counts": [task.size[0] * task.size[1] - 3, 3]}
-        return {
-            "none": None,
-            "dict": {"mask": threshold(task.rgb, 3).astype(np.int64)},
-            "uncompressed": {"mask": rle},
-            "float": {"mask": np.zeros(task.size, dtype=np.float32)},
-            "small": {"mask": np.zeros((2, 2), dtype=bool)},
-            "nan": {"mask": None, "box": [0, 0, float("nan"), 1]},
-            "numpy": {"box": np.array([0, 1, 2, 3]), "score": np.float32(0.5), "text": None, "tokens": {
-                "prompt": np.int64(3), "completion": 4}},
-            "misnamed": {"sample_id": "somebody-else", "mask": None},
-        }[kind]
-
-
-class Expecting(Stranger):
-    def expect(self, tasks):
-        self.expected = sorted(q.sample_id for t in tasks for q in t.queries)
-        assert all(t.pixels is None for t in tasks)
-
-    def load(self):
-        return {"notes": ["expects " + " ".join(self.expected)]}
-
-
-class Few(Stranger):
-    def segment(self, tasks):
-        return super().segment(tasks)[1:]
-
-
-class Alone:
-    def __init__(self, options):
-        pass
-
-    def load(self):
-        found = []
-        for name in ("lens_bench", "torch", "pydantic"):
-            try:
-                __import__(name)
-                found.append(name)
-            except ImportError:
-                pass
-        here = [p for p in sys.path if p.endswith(os.path.join("lens_bench", "run"))]
-        return {"notes": [sys.prefix, "found: " + " ".join(found + here)]}
-
-    def segment(self, tasks):
-        return []
-
-    def close(self):
-        pass
-"""
-
-NEIGHBOUR = """
-def threshold(rgb, offset):
-    rgb[0, 0] = rgb[0, 0]  # an adapter may write to its pixels
-    return rgb[..., 0] > 100 + offset
-"""
+STRANGER = Path(__file__).parent / "stranger"
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +62,7 @@ def folder(tmp_path: Path, interpreter: Path) -> Path:
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "x").symlink_to(interpreter.parent.parent)
     folder = tmp_path / "stranger"
-    folder.mkdir()
-    (folder / "adapter.py").write_text(ADAPTER)
-    (folder / "neighbour.py").write_text(NEIGHBOUR)
+    shutil.copytree(STRANGER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -468,7 +304,7 @@ def test_a_child_that_hangs_costs_its_call_and_is_ended_with_its_children(strang
     segmenter.load()
     predictions = segmenter.segment([task("t", "poison", "neighbour")])
     assert [p.status for p in predictions] == ["error", "error"]
-    assert predictions[0].error == "the process of stranger was ended: no answer within 3 s"
+    assert predictions[0].error == "the process of stranger was ended: no answer within 3 s: waiting for a lock"
     marks = (tmp_path / "marks").read_text().split()
     pid, grandchild = (int(p) for p in marks[marks.index("pid") + 1 :][:2])
     assert gone(pid)
@@ -606,7 +442,8 @@ def test_a_busy_child_ends_when_its_parent_is_killed(stranger: Opener, tmp_path:
         from lens_bench.run.foreign import ForeignSegmenter
         card = read_model_cards(Path({str(stranger.folder)!r}) / "model.yaml")[0]
         args = {{"mode": "hang", "scratch": {str(tmp_path)!r}}}
-        segmenter = ForeignSegmenter(card, ModelOptions(card.name, str(card.folder), args))
+        options = ModelOptions(card.name, str(card.folder), args)
+        segmenter = ForeignSegmenter(card, options, log=Path({str(stranger.log)!r}))
         segmenter.load()
         segmenter.segment([ImageTask("t", (4, 4), (Query("t/0", "poison"),), np.zeros((4, 4, 3), np.uint8))])
     """

@@ -73,7 +73,7 @@ class VerifyReport:
         for kind in KINDS:
             count = sum(finding.kind == kind for finding in self.findings)
             checked = self.decoded or kind not in ("broken image", "size mismatch")
-            rows.append((f"{kind}s", str(count) if checked else "not checked"))
+            rows.append((_plural(kind), str(count) if checked else "not checked"))
         rows += [
             ("annotations with overlapping parts", str(self.overlapping)),
             ("annotations without a pixel", str(self.empty)),
@@ -128,6 +128,10 @@ def verify_split(
         no_target=sum(result.no_target for result in results),
         wrong_counts=_wrong_counts(card.expected, split.counts),
     )
+
+
+def _plural(kind: Kind) -> str:
+    return f"{kind}es" if kind.endswith("ch") else f"{kind}s"
 
 
 def _wrong_counts(expected: Expected, found: Counts) -> tuple[str, ...]:

@@ -137,5 +137,5 @@ def test_a_ref_without_a_source_is_refused(tiny: Any) -> None:
     refs = pickle.loads(files["refs"].read_bytes())
     del refs[0]["source"]
     files["refs"].write_bytes(pickle.dumps(refs, 2))
-    with pytest.raises(DataError, match="ref 1 .* has no field 'source'"):
+    with pytest.raises(DataError, match=r"ref 1 .* has no field 'source'"):
         list(ref_zom.read(tiny.source(files, options={"split": "test", "split_by": "final"})))

@@ -162,7 +162,7 @@ def test_a_mask_of_another_size_is_named_when_it_is_read(tiny: Any) -> None:
     path = tiny.root / "t.parquet"
     _table(FORMS["dense bool"][1], h=[21, 9], w=[30, 14]).to_parquet(path)
     sample = _read(tiny, path, columns={"height": "h", "width": "w"})[0]
-    with pytest.raises(DataError, match="mask of row 0 of .* is 30x20, its image 30x21"):
+    with pytest.raises(DataError, match=r"mask of row 0 of .* is 30x20, its image 30x21"):
         merge_truth(sample.truth)
 
 

@@ -67,7 +67,7 @@ def test_phrasecuts_images_are_found_in_one_folder_or_in_visual_genomes_two(tiny
 def test_phrasecut_names_an_image_it_has_no_size_of(tiny: Any) -> None:
     _phrasecut(tiny)
     tiny.json("VGPhraseCut_v0/refer_val.json", [_task(1, 99)])
-    with pytest.raises(DataError, match="task 0 .* names image 99"):
+    with pytest.raises(DataError, match=r"task 0 .* names image 99"):
         _open(tiny, "phrasecut", "val")
 
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from lens_bench.cards import SuiteCard, read_suite_card
-from lens_bench.run.plan import Plan, Request, make_model, make_plan
 from lens_bench.registry import find_model
+from lens_bench.run.plan import Plan, Request, make_model, make_plan
 
 SIZE = (48, 64)  # height, width
 

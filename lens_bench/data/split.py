@@ -164,7 +164,9 @@ def _first_layout(suite: SuiteCard, split: str, roots: list[Path], names: Mappin
         files = {key: root / name for key, name in names.items()}
         if root.is_dir() and all(p.exists() for p in files.values()):
             return {"": root, **files}
-    missing = roots[0] / next(iter(names.values()), "")
+    # Where most is there, something small is likely to be amiss: that place is the one to name.
+    closest = max(roots, key=lambda root: sum((root / name).exists() for name in names.values()))
+    missing = next((closest / name for name in names.values() if not (closest / name).exists()), closest)
     hint = f"`lens-bench show {suite.name}` lists the known layouts and where to get the files; see also --data-root"
     if suite.generated:
         hint = f"`lens-bench data make {suite.name} --split {split}` makes it"

@@ -232,7 +232,7 @@ def reading_model(tmp_path: Path) -> Path:
         "    def close(self):\n        pass\n\n"
         "    def segment(self, tasks):\n"
         "        return [\n"
-        "            Prediction(q.sample_id, 'ok', mask=encode(t.rgb.mean(axis=2) > 128)) for t in tasks for q in t.queries\n"
+        "            Prediction(q.sample_id, 'ok', mask=encode(t.rgb[..., 0] > 128)) for t in tasks for q in t.queries\n"
         "        ]\n"
     )
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def run(
     for name in names:
         ensure_made(suite, name, request.data_root)
     options, segmenter = make_model(card, request)
-    plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
+    with ExitStack() as failing:
+        failing.callback(segmenter.close)
+        plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
+        failing.pop_all()  # from here on the loop closes it
     summaries = []
     for plan, outcome in zip(plans, run_splits(plans, segmenter, make_progress()), strict=True):
         summaries.append(outcome.summary)
@@ -102,7 +106,8 @@ def _dry_run(suite: SuiteCard, names: Sequence[str], model: str, request: Reques
     for name in names:
         try:
             options, segmenter = make_model(card, request)
-            rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
+            with closing(segmenter):
+                rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
         except LensBenchError as error:
             generated = (
                 isinstance(error, DataError) and suite.generated and not _is_made(suite, name, request.data_root)

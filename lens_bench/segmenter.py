@@ -1,12 +1,14 @@
 """All that a model has to be.
 
 An adapter is a class that is constructed with ``ModelOptions`` and has the three methods of ``Segmenter``. It need not
-inherit from anything. Two optional methods are looked for by name; ``SupportsDigest`` and ``SupportsExpect`` say which.
+inherit from anything. A few optional methods are looked for by name: see ``SupportsDigest``,
+``SupportsExpect`` and ``SupportsLog``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lens_bench.records import ImageTask, LoadReport, Prediction
@@ -47,6 +49,15 @@ class SupportsDigest(Protocol):
         Raises:
             CheckpointError: The weights are not where the card or the arguments say.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsLog(Protocol):
+    """A segmenter whose process prints on its own."""
+
+    def log_to(self, path: Path) -> None:
+        """Keep what is printed, and was printed so far, in this file."""
         ...
 
 

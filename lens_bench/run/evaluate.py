@@ -17,11 +17,11 @@ from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import check_same, read_manifest
-from lens_bench.run.plan import Plan, without_pixels
+from lens_bench.run.plan import Plan
 from lens_bench.run.scorer import BackgroundScorer
 from lens_bench.run.summary import build_summary, earlier_speed
 from lens_bench.scoring.protocols import get_protocol
-from lens_bench.segmenter import Segmenter, SupportsExpect
+from lens_bench.segmenter import Segmenter, SupportsExpect, SupportsLog
 
 
 class Progress(Protocol):
@@ -82,7 +82,7 @@ class Session:
     def expect(self) -> None:
         """Tell the model everything that it will be asked, if it wants to know. Idempotent."""
         if isinstance(self.segmenter, SupportsExpect) and not self._expected:
-            self.segmenter.expect([task for plan in self._plans for task in without_pixels(plan)])
+            self.segmenter.expect([task for plan in self._plans for task in plan.whole_split()])
         self._expected = True
 
     def load(self) -> LoadReport:
@@ -168,6 +168,8 @@ def _answer_rest(
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
+    if isinstance(session.segmenter, SupportsLog):
+        session.segmenter.log_to(plan.files.log)
     report = session.load()
     replace(plan.manifest, load_report=asdict(report)).write(plan.files)
     for note in report.notes:
@@ -247,6 +249,6 @@ def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
 
 
 def _remove(files: RunFiles) -> None:
-    for path in (files.predictions, files.scores, files.summary, files.report, files.manifest):
+    for path in (files.predictions, files.scores, files.summary, files.report, files.log, files.manifest):
         path.unlink(missing_ok=True)
     shutil.rmtree(files.root / "shards", ignore_errors=True)

@@ -15,7 +15,7 @@ from typing import cast
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.masks import rle_from_json, rle_to_json
-from lens_bench.records import Box, Prediction, Rle, Score, Status, Tokens
+from lens_bench.records import Box, Prediction, Rle, Score, Tokens
 from lens_bench.scoring.metrics import score_from_json, score_to_json
 
 SCHEMA_VERSION = 1
@@ -52,6 +52,11 @@ class RunFiles:
     def report(self) -> Path:
         """The self-contained page."""
         return self.root / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """What a model in a foreign environment printed."""
+        return self.root / "model.log"
 
     @property
     def lock(self) -> Path:
@@ -163,7 +168,7 @@ def prediction_from_json(content: JsonObject, what: str) -> Prediction:
     mask: Rle | None = rle_from_json(content["mask"], f"the mask of {what}") if content.get("mask") else None
     return Prediction(
         sample_id=cast("str", content["sample_id"]),
-        status=cast("Status", status),
+        status=status,
         mask=mask,
         box=cast("Box", tuple(float(v) for v in cast("list[float]", box))) if box else None,
         score=cast("float | None", content.get("score")),

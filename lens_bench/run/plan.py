@@ -75,6 +75,10 @@ class Plan:
         """Group the samples for which ``todo`` holds by image, in the order in which images first appear."""
         return [(self._task(group), group) for _, group in group_by_image(s for s in self.samples if todo(s))]
 
+    def whole_split(self) -> list[ImageTask]:
+        """All tasks of the split, also those beyond the limit or of other shards, without pixels."""
+        return [self._task(group) for _, group in group_by_image(self.split.samples)]
+
     def _task(self, samples: Sequence[Sample]) -> ImageTask:
         reveal = self.card.sees_ground_truth
         queries = tuple(
@@ -213,8 +217,3 @@ def _offered(card: ModelCard, option: str, value: str, offered: Sequence[str]) -
     if value not in offered:
         hint = suggest(value, offered) or f"it offers: {', '.join(offered) or 'none'}"
         raise UsageError(f"model {card.name} does not offer --{option} {value}", hint)
-
-
-def without_pixels(plan: Plan) -> list[ImageTask]:
-    """All tasks of the plan, for ``SupportsExpect``; ground truth is left out for models that may not see it."""
-    return [task for task, _ in plan.tasks(lambda _: True)]

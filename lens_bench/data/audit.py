@@ -73,11 +73,11 @@ class AuditReport:
 def image_identity(sample: Sample) -> str:
     """What image a sample is about, across suites: ``coco:<id>`` or ``file:<name>``.
 
-    The name of the image is used, not the suite's ``image_id``: equal numbers mean different images in COCO and Visual
-    Genome.
+    The file's name is used, also where it is the suite's ``image_id`` (tables). A bare number is not: equal numbers
+    mean different images in COCO and Visual Genome.
     """
     name = PurePosixPath(sample.image.name.replace("\\", "/")).name
-    match = _COCO.fullmatch(name)
+    match = _COCO.fullmatch(name) or _COCO.fullmatch(sample.image_id)
     return f"coco:{int(match.group(1))}" if match else f"file:{name}"
 
 

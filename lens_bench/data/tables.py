@@ -267,11 +267,17 @@ def _data_files(path: Path, split: str | None) -> list[Path]:
         return [path]
     for suffix in _FORMATS:
         files = sorted(path.rglob(f"*{suffix}"))
-        wanted = [f for f in files if split is None or f.stem == split or f.stem.startswith((f"{split}-", f"{split}_"))]
+        wanted = files if split is None else _of_split(files, split)
         if wanted:
             return wanted
     what = "a table" if split is None else f"a table of split {split!r}"
     raise DataError(f"{path} does not hold {what}", f"looked for *{', *'.join(_FORMATS)} and save_to_disk folders")
+
+
+def _of_split(files: list[Path], split: str) -> list[Path]:
+    """Files named ``<split>`` or ``<split>-...``; only where there are none, ``<split>_...``."""
+    exact = [f for f in files if f.stem == split or f.stem.startswith(f"{split}-")]
+    return exact or [f for f in files if f.stem.startswith(f"{split}_")]
 
 
 class _Opener(Protocol):

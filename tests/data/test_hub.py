@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lens_bench.data import hub, tables
+from lens_bench.data.audit import image_identity
 from lens_bench.data.split import open_split
 from lens_bench.errors import DataError, UsageError
 from lens_bench.masks import area, decode, encode, merge_truth, rle_to_json
@@ -114,6 +115,16 @@ def test_every_way_a_table_lies_on_disk(tiny: Any, save: Any) -> None:
     path = save(_table(FORMS["dense bool"][1]), tiny.root)
     samples = _read(tiny, path, options={"table_split": "test"})
     assert [s.expression for s in samples] == ["the dog", "the cat"]
+
+
+def test_a_split_whose_name_begins_like_anothers_is_not_mixed_with_it(tiny: Any) -> None:
+    table = _table(FORMS["dense bool"][1])
+    folder = tiny.root / "t"
+    folder.mkdir()
+    table.to_parquet(folder / "test_mixed-0.parquet")
+    assert len(_read(tiny, folder, options={"table_split": "test"})) == 2
+    table.select([0]).to_parquet(folder / "test-0.parquet")
+    assert len(_read(tiny, folder, options={"table_split": "test"})) == 1
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
@@ -265,3 +276,43 @@ def test_the_readmes_card_of_a_table_works_as_it_stands(tiny: Any) -> None:
     split = open_split(find_suite(str(tiny.root / "plants.yaml")), "test", tiny.root, allow_partial=True)
     assert [s.tags for s in split.samples] == [("rose",), ("oak",)]
     assert split.samples[0].truth.box == (1.0, 2.0, 4.0, 6.0)
+
+
+# ---------------------------------------------------------------------------------------------- REFER as a table
+
+
+def _refer_table(tiny: Any) -> Path:
+    def ref(ref_id: int, ann_id: int, segmentation: list[list[float]]) -> dict[str, Any]:
+        record = tiny.ref(ref_id, 581857, ann_id, ["left dog", "the dog"])
+        del record["file_name"]
+        return {
+            "ann_info": {"id": ann_id, "image_id": 581857, "bbox": [2.0, 1.0, 7.0, 4.0], "segmentation": segmentation},
+            "ref_info": record,
+        }
+
+    info = {"file_name": "COCO_train2014_000000581857.jpg", "height": 20, "width": 30}
+    rows = {
+        "image": [{"bytes": _png(_pixels(0)), "path": None}], "image_info": [info],
+        "ref_list": [[ref(1, 70, [POLYGON, [20.0, 1.0, 28.0, 1.0, 28.0, 5.0]]), ref(2, 70, [POLYGON]), ref(3, 71, [])]],
+    }  # fmt: skip
+    folder = tiny.root / "refcoco-benchmark" / "data"
+    folder.mkdir(parents=True)
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    table.to_parquet(folder / "refcoco_unc_val-00000-of-00001-2c68.parquet")
+    table.to_parquet(folder / "refcoco_unc_valid_other-00000.parquet")
+    return folder
+
+
+def test_refer_sets_are_read_from_their_table_with_whole_polygons(tiny: Any) -> None:
+    _refer_table(tiny)
+    split = open_split(find_suite("refcoco-benchmark"), "refcoco-val", tiny.root, allow_partial=True)
+    samples = split.samples
+    assert (split.counts.images, split.counts.refs, split.counts.expressions) == (1, 3, 6)
+    assert samples[0].id == "refcoco-benchmark/refcoco-val/ref1/sent10"
+    assert (samples[0].expression, samples[0].raw, samples[0].key) == ("left dog", "Left dog!", "10")
+    assert len(samples[0].truth.parts) == 2
+    assert samples[0].truth.box == (2.0, 1.0, 9.0, 5.0)
+    assert samples[0].truth is samples[2].truth
+    assert samples[4].truth.parts == ()
+    np.testing.assert_array_equal(samples[0].image.read(), _pixels(0))
+    assert image_identity(samples[0]) == "coco:581857"

@@ -20,19 +20,19 @@ MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
 root = Path(sys.argv[1])
-started = time.perf_counter()
+started = time.process_time()
 if sys.argv[2] == "json":
     with (root / "refcoco" / "instances.json").open() as file:
         json.load(file)
-    counts, seconds = None, time.perf_counter() - started
+    counts, seconds = None, time.process_time() - started
 else:
     from lens_bench import masks
     from lens_bench.data.split import open_split
     from lens_bench.data.tasks import group_by_image
     from lens_bench.registry import find_suite
-    started = time.perf_counter()
+    started = time.process_time()
     split = open_split(find_suite("refcoco"), "val", root)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     for _, samples in group_by_image(split.samples):
         for sample in samples:
             union, _, _ = masks.merge_truth(sample.truth)
@@ -104,7 +104,7 @@ def test_a_set_of_refcocos_size_needs_little_memory(tmp_path: Path, capsys: pyte
     with capsys.disabled():
         size = (tmp_path / "refcoco" / "instances.json").stat().st_size / 1e6
         print(
-            f"\ninstances.json {size:.0f} MB: json.load alone {plain['seconds']:.2f} s, index {ours['seconds']:.2f} s"
+            f"\ninstances.json {size:.0f} MB: CPU seconds of json.load alone {plain['seconds']:.2f}, of index {ours['seconds']:.2f}"
         )
         print(f"peak memory of index and all masks {float(str(ours['peak'])) / 1e6:.0f} MB")
     assert ours["counts"] == [VAL_IMAGES, VAL_REFS, VAL_SENTENCES]

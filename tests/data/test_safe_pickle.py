@@ -125,7 +125,7 @@ def _attacks(marker: Path) -> dict[str, bytes]:
         "codecs of another thing": _op(b"\x80\x02c_codecs\nencode\n", b"]", _text("latin1"), b"\x86R."),
         "bytes of a size": _op(b"\x80\x02c__builtin__\nbytes\n", b"J\x00\x00\x00\x40", b"\x85R."),
         "bytearray": pickle.dumps(bytearray(b"x"), 2),
-        "attributes of an admitted helper": _op(
+        "attributes of an admitted stand-in": _op(
             b"\x80\x02c_codecs\nencode\n", b"}", _text("__call__"), b"cos\nsystem\n", b"sb", _text(command), b"\x85R."
         ),
         "OrderedDict": pickle.dumps(OrderedDict(a=1), 2),

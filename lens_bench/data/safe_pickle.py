@@ -2,8 +2,8 @@
 
 A pickle is a program: it may import any function and call it. ``refs(*).p`` of the REFER sets are pickles (of Python 2,
 protocol 0 or 2) that people take from mirrors. Everything such a program can reach beyond constants goes through
-``find_class``, so that is where it is stopped: sets, and the two functions that protocol 2 needs to write ``bytes``, are
-admitted; any other name ends the reading before anything is called.
+``find_class``, so that is where it is stopped: sets, and the two functions that protocol 2 needs to write ``bytes``,
+are admitted; any other name ends the reading before anything is called.
 """
 
 from __future__ import annotations

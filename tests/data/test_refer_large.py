@@ -103,9 +103,8 @@ def test_a_set_of_refcocos_size_needs_little_memory(tmp_path: Path, capsys: pyte
     plain, ours = measure("json"), measure("index")
     with capsys.disabled():
         size = (tmp_path / "refcoco" / "instances.json").stat().st_size / 1e6
-        print(
-            f"\ninstances.json {size:.0f} MB: CPU seconds of json.load alone {plain['seconds']:.2f}, of index {ours['seconds']:.2f}"
-        )
+        print(f"\ninstances.json of {size:.0f} MB, CPU seconds:", end=" ")
+        print(f"json.load alone {plain['seconds']:.2f}, index {ours['seconds']:.2f}")
         print(f"peak memory of index and all masks {float(str(ours['peak'])) / 1e6:.0f} MB")
     assert ours["counts"] == [VAL_IMAGES, VAL_REFS, VAL_SENTENCES]
     assert float(str(ours["peak"])) < MEMORY_LIMIT

@@ -10,17 +10,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lens_bench.errors import UsageError
+from lens_bench.heads import NAME, load_yaml, model_entries
 from lens_bench.records import ArgValue
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 _ADAPTER = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
-Name = Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
+Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
 
 
@@ -184,40 +182,15 @@ class SuiteCard(_Card):
 
 
 def read_model_cards(path: Path) -> tuple[ModelCard, ...]:
-    """Read ``model.yaml``: a single card, or ``models: {name: fields}`` with shared fields beside it.
-
-    Raises:
-        UsageError: The file is not YAML or a field is wrong; the message names file and field.
-    """
-    content = _load(path)
-    entries = content.pop("models", None)
-    if entries is None:
-        return (_validate(ModelCard, {**content, "folder": path.parent}, path),)
-    if not isinstance(entries, dict) or not entries or not all(isinstance(e, dict) for e in entries.values()):
-        raise UsageError(f"{path}: `models` must map names to fields")
+    """Read and validate all cards of a ``model.yaml``. Raises ``UsageError`` naming file and field."""
     return tuple(
-        _validate(ModelCard, {**content, "name": name, **fields, "folder": path.parent}, path, f"models.{name}.")
-        for name, fields in entries.items()
+        _validate(ModelCard, {**fields, "folder": path.parent}, path, entry) for entry, fields in model_entries(path)
     )
 
 
 def read_suite_card(path: Path) -> SuiteCard:
-    """Read one suite card. Raises ``UsageError`` naming file and field."""
-    return _validate(SuiteCard, {**_load(path), "folder": path.parent}, path)
-
-
-def _load(path: Path) -> dict[str, object]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - the C safe loader
-    except FileNotFoundError:
-        raise UsageError(f"no card at {path}", "a model is a folder with model.yaml and adapter.py") from None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is not a mapping of fields")
-    return content
+    """Read and validate one suite card. Raises ``UsageError`` naming file and field."""
+    return _validate(SuiteCard, {**load_yaml(path), "folder": path.parent}, path)
 
 
 def _validate(kind: type[AnyCard], fields: dict[str, object], path: Path, entry: str = "") -> AnyCard:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from lens_bench import console
 from lens_bench.cards import SuiteCard
-from lens_bench.console import counting, make_progress, note, out
+from lens_bench.console import note, out
 from lens_bench.data.split import default_data_root, open_split, split_card
 from lens_bench.errors import DataError, LensBenchError, UsageError
+from lens_bench.progress import counting, make_progress
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.evaluate import journalled, run_splits
 from lens_bench.run.files import RunFiles, find_runs
@@ -195,7 +196,12 @@ def data_audit(names: Sequence[str], root: Path, output: Path | None, *, as_json
         suite = find_suite(suite_name)
         for chosen in [split_name] if split_name else suite.splits:
             ensure_made(suite, chosen, root)
-            splits.append(open_split(suite, chosen, root, allow_partial=True))
+            try:
+                splits.append(open_split(suite, chosen, root, allow_partial=True))
+            except DataError as error:
+                if split_name or chosen in suite.default_splits:
+                    raise
+                note(f"left out: {error.message}")
     report = audit(splits)
     if output is not None:
         report.write(output)

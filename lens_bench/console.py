@@ -1,4 +1,4 @@
-"""How the command line talks to people: two consoles, two kinds of progress, tables of results.
+"""How the command line talks to people: two consoles, errors, tables of results.
 
 Results go to standard output, everything else to standard error, so that ``--json`` can be piped.
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +19,6 @@ from lens_bench.errors import LensBenchError
 # A pipe has no width: tables are not squeezed there.
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True)
-
-_PLAIN_EVERY_S = 10.0
 
 
 def show_error(error: LensBenchError) -> None:
@@ -37,120 +31,6 @@ def show_error(error: LensBenchError) -> None:
 def note(message: str, kind: str = "note") -> None:
     """A line to standard error."""
     err.print(Text.assemble((f"{kind}: ", "bold yellow" if kind == "warning" else "bold"), message), soft_wrap=True)
-
-
-class BarProgress:
-    """A bar with rate and time left, for a terminal. Fits ``run.evaluate.Progress`` and counting callbacks."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
-        self._answered = self._errors = 0
-        self._start = 0.0
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """Draw the bar."""
-        self._answered = self._errors = 0
-        self._start = time.monotonic()
-        self._bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("eta", style="dim"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[errors]}", style="red", markup=False),
-            console=err,
-        )
-        self._task = self._bar.add_task(title, total=total, completed=done, rate="", errors="")
-        self._bar.start()
-
-    def advance(self, answered: int, errors: int) -> None:
-        """Move the bar."""
-        if self._bar is None:
-            return
-        self._answered += answered
-        self._errors += errors
-        rate = self._answered / max(time.monotonic() - self._start, 1e-9)
-        failed = f"{self._errors} failed" if self._errors else ""
-        self._bar.update(self._task, advance=answered, rate=f"{rate:,.1f}/s", errors=failed)
-
-    def note(self, message: str) -> None:
-        """Print a line above the bar."""
-        note(message)
-
-    def stop(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-class PlainProgress:
-    """Lines now and then, for a log file."""
-
-    def __init__(self) -> None:
-        self._title = ""
-        self._total = self._done = self._answered = self._errors = 0
-        self._start = self._last = 0.0
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """Say what begins."""
-        self._title, self._total, self._done = title, total, done
-        self._answered = self._errors = 0
-        self._start = self._last = time.monotonic()
-        err.print(f"{title}: {done} of {total} done", markup=False, highlight=False, soft_wrap=True)
-
-    def advance(self, answered: int, errors: int) -> None:
-        """Print a line if the last one is old enough."""
-        self._answered += answered
-        self._done += answered
-        self._errors += errors
-        if time.monotonic() - self._last >= _PLAIN_EVERY_S:
-            self._print()
-
-    def note(self, message: str) -> None:
-        """Print a line."""
-        note(message)
-
-    def stop(self) -> None:
-        """Print where it stands, if anything was done."""
-        if self._answered:
-            self._print()
-
-    def _print(self) -> None:
-        self._last = time.monotonic()
-        rate = self._answered / max(self._last - self._start, 1e-9)
-        left = (self._total - self._done) / rate if rate else 0.0
-        failed = f", {self._errors} failed" if self._errors else ""
-        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{failed}"
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def make_progress() -> BarProgress | PlainProgress:
-    """A bar on a terminal, lines elsewhere."""
-    return BarProgress() if err.is_terminal else PlainProgress()
-
-
-@contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress of work that reports (done, total)."""
-    watcher = make_progress()
-    seen = -1
-
-    def report(done: int, total: int) -> None:
-        nonlocal seen
-        if seen < 0:
-            watcher.start(title, total, 0)
-            seen = 0
-        watcher.advance(done - seen, 0)
-        seen = done
-
-    try:
-        yield report
-    finally:
-        watcher.stop()
 
 
 # ---------------------------------------------------------------------------------------------- tables

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_bench.cards import Expected, ModelCard, SuiteCard
 from lens_bench.console import columns, facts, note, out
 from lens_bench.errors import UsageError
+from lens_bench.heads import marks
 from lens_bench.registry import catalogue, find_model, find_suite, suggest
 from lens_bench.scoring.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
+    from lens_bench.cards import Expected, ModelCard, SuiteCard
     from lens_bench.run.files import RunFiles
 
 KINDS = ("models", "suites", "protocols")
@@ -26,7 +27,7 @@ def show_list(kind: str, *, everything: bool = False, as_json: bool = False) -> 
     found = catalogue()
     models = [c for c in found.models if everything or not c.for_tests]
     rows: dict[str, list[dict[str, object]]] = {
-        "models": [{"name": c.name, "title": c.title, "summary": c.summary, "marks": _marks(c)} for c in models],
+        "models": [{"name": c.name, "title": c.title, "summary": c.summary, "marks": list(c.marks)} for c in models],
         "suites": [{"name": c.name, "splits": list(c.splits), "summary": c.summary} for c in found.suites],
         "protocols": [{"name": p.name, "summary": p.summary} for p in PROTOCOLS.values()],
     }
@@ -48,12 +49,6 @@ def _table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         table.add_row(*(", ".join(v) if isinstance(v := row[n], list) else str(v) for n in names))
     out.print(table)
     out.print()
-
-
-def _marks(card: ModelCard) -> list[str]:
-    marks = ["sees the ground truth"] if card.sees_ground_truth else []
-    marks += ["own environment"] if card.python else []
-    return marks + (["for tests"] if card.for_tests else [])
 
 
 # ---------------------------------------------------------------------------------------------- show
@@ -97,7 +92,7 @@ def _show_model(card: ModelCard, *, as_json: bool) -> None:
                 ("model", card.name),
                 ("title", card.title),
                 ("", card.summary),
-                ("marks", ", ".join(_marks(card))),
+                ("marks", ", ".join(marks(card.sees_ground_truth, card.python is not None, card.for_tests))),
                 ("also called", ", ".join(card.aliases)),
                 ("source", card.source),
                 ("licence", card.licence),

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # listing models and suites must not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]
 Box: TypeAlias = tuple[float, float, float, float]
-Pixels: TypeAlias = NDArray[np.uint8]  # [H, W, 3], RGB
-BoolMask: TypeAlias = NDArray[np.bool_]  # [H, W]
+Pixels: TypeAlias = "NDArray[np.uint8]"  # [H, W, 3], RGB
+BoolMask: TypeAlias = "NDArray[np.bool_]"  # [H, W]
 Status: TypeAlias = Literal["ok", "no_mask", "error"]
 ArgValue: TypeAlias = str | int | float | bool | None
 

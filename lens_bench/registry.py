@@ -2,7 +2,8 @@
 
 Sources, in this order: the ``baselines/`` and ``suites/`` folders of the checkout (or of the installed wheel),
 installed packages with an entry point in group ``lens_bench.models`` or ``lens_bench.suites`` (its value names the
-package that holds the cards), and a path that the user gives. Looking things up imports no adapter and nothing heavy.
+package that holds the cards), and a path that the user gives. Looking things up imports no adapter and nothing heavy;
+cards are validated when they are asked for.
 """
 
 from __future__ import annotations
@@ -20,35 +21,38 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from lens_bench.cards import ArgSpec, ModelCard, SuiteCard, read_model_cards, read_suite_card
 from lens_bench.errors import LensBenchError, UsageError
-from lens_bench.records import ArgValue, ModelOptions
-from lens_bench.segmenter import Segmenter
+from lens_bench.heads import Head, model_heads, suite_head
+
+if TYPE_CHECKING:
+    from lens_bench.cards import ArgSpec, ModelCard, SuiteCard
+    from lens_bench.records import ArgValue, ModelOptions
+    from lens_bench.segmenter import Segmenter
 
 MODELS_GROUP = "lens_bench.models"
 SUITES_GROUP = "lens_bench.suites"
 _PACKAGE = Path(__file__).resolve().parent
 
-Card = TypeVar("Card", ModelCard, SuiteCard)
+Named = TypeVar("Named", "Head", "ModelCard")
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Everything found. ``problems`` are cards that could not be read: shown by ``list``, fatal when asked for."""
+    """Everything found. ``problems`` are files that could not be read: shown by ``list``, fatal when asked for."""
 
-    models: tuple[ModelCard, ...]
-    suites: tuple[SuiteCard, ...]
+    models: tuple[Head, ...]
+    suites: tuple[Head, ...]
     problems: tuple[LensBenchError, ...]
 
 
 @cache
 def catalogue() -> Catalogue:
-    """Read every card of the checkout (or wheel) and of installed packages, once per process."""
+    """Read the head of every card of the checkout (or wheel) and of installed packages, once per process."""
     problems: list[LensBenchError] = []
-    models = [c for path in _model_files(problems) for c in _read(read_model_cards, path, problems) or ()]
-    suites = [c for path in _suite_files(problems) if (c := _read(read_suite_card, path, problems)) is not None]
+    models = [c for path in _model_files(problems) for c in _read(model_heads, path, problems) or ()]
+    suites = [c for path in _suite_files(problems) if (c := _read(suite_head, path, problems)) is not None]
     return Catalogue(tuple(models), tuple(suites), tuple(problems))
 
 
@@ -73,14 +77,17 @@ def find_model(reference: str) -> ModelCard:
     known = any(reference in (c.name, *c.aliases) for c in models)
     if not known and (Path(path) / "model.yaml").is_file():
         return _model_at(Path(path), name)
-    return _pick(reference, models, "model")
+    head = _pick(reference, models, "model")
+    return _model_at(head.path, head.name)
 
 
 def find_suite(reference: str) -> SuiteCard:
     """A suite by name, alias, or path to its YAML file. Raises ``UsageError`` where there is none."""
+    from lens_bench.cards import read_suite_card
+
     if os.sep in reference or reference.endswith((".yaml", ".yml")):
         return read_suite_card(Path(reference))
-    return _pick(reference, catalogue().suites, "suite")
+    return read_suite_card(_pick(reference, catalogue().suites, "suite").path)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -137,6 +144,8 @@ def make_segmenter(card: ModelCard, options: ModelOptions) -> Segmenter:
     Raises:
         UsageError: The adapter cannot be imported or is not a segmenter; the message names the reason.
     """
+    from lens_bench.segmenter import Segmenter
+
     factory = _resolve(card)
     segmenter = factory(options)
     if not isinstance(segmenter, Segmenter):
@@ -233,6 +242,8 @@ def _read(reader: Callable[[Path], Content], path: Path, problems: list[LensBenc
 
 
 def _model_at(folder: Path, name: str) -> ModelCard:
+    from lens_bench.cards import read_model_cards
+
     folder = folder.parent if folder.name == "model.yaml" else folder
     cards = read_model_cards(folder / "model.yaml")
     if name:
@@ -243,7 +254,7 @@ def _model_at(folder: Path, name: str) -> ModelCard:
     return cards[0]
 
 
-def _pick(name: str, cards: Iterable[Card], kind: str) -> Card:
+def _pick(name: str, cards: Iterable[Named], kind: str) -> Named:
     known = list(cards)
     found = [c for c in known if c.name == name] or [c for c in known if name in c.aliases]
     if not found:
@@ -254,7 +265,7 @@ def _pick(name: str, cards: Iterable[Card], kind: str) -> Card:
     return found[0]
 
 
-def _unknown(name: str, known: list[Card], kind: str) -> LensBenchError:
+def _unknown(name: str, known: list[Named], kind: str) -> LensBenchError:
     """What to say about a name that is not there: perhaps its card is, and cannot be read."""
     problems = catalogue().problems
     for problem in problems:

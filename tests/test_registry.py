@@ -287,7 +287,8 @@ def test_a_broken_card_is_a_problem_only_for_who_asks_for_it(homes: Path) -> Non
     model_folder(homes / "baselines" / "broken", name="broken", card=CARD + "colour: red\n")
     (homes / "suites").mkdir()
     (homes / "suites" / "cracked.yaml").write_text("name: [\n")
-    assert [m.name for m in catalogue().models] == ["fine"]
+    model_folder(homes / "baselines" / "nameless", name="No Name")
+    assert [m.name for m in catalogue().models] == ["broken", "fine"]
     assert len(catalogue().problems) == 2
     assert find_model("fine").name == "fine"
     with pytest.raises(UsageError, match="colour: Extra inputs are not permitted"):

@@ -1,0 +1,128 @@
+"""Progress that people watch: a bar on a terminal, lines elsewhere. Both fit ``run.evaluate.Progress``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from lens_bench.console import err, note
+
+_PLAIN_EVERY_S = 10.0
+
+
+class BarProgress:
+    """A bar with rate and time left, for a terminal. Fits ``run.evaluate.Progress`` and counting callbacks."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._answered = self._errors = 0
+        self._start = 0.0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Draw the bar."""
+        self._answered = self._errors = 0
+        self._start = time.monotonic()
+        self._bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("eta", style="dim"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[errors]}", style="red", markup=False),
+            console=err,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, rate="", errors="")
+        self._bar.start()
+
+    def advance(self, answered: int, errors: int) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        self._answered += answered
+        self._errors += errors
+        rate = self._answered / max(time.monotonic() - self._start, 1e-9)
+        failed = f"{self._errors} failed" if self._errors else ""
+        self._bar.update(self._task, advance=answered, rate=f"{rate:,.1f}/s", errors=failed)
+
+    def note(self, message: str) -> None:
+        """Print a line above the bar."""
+        note(message)
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class PlainProgress:
+    """Lines now and then, for a log file."""
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._total = self._done = self._answered = self._errors = 0
+        self._start = self._last = 0.0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Say what begins."""
+        self._title, self._total, self._done = title, total, done
+        self._answered = self._errors = 0
+        self._start = self._last = time.monotonic()
+        err.print(f"{title}: {done} of {total} done", markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, answered: int, errors: int) -> None:
+        """Print a line if the last one is old enough."""
+        self._answered += answered
+        self._done += answered
+        self._errors += errors
+        if time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self._print()
+
+    def note(self, message: str) -> None:
+        """Print a line."""
+        note(message)
+
+    def stop(self) -> None:
+        """Print where it stands, if anything was done."""
+        if self._answered:
+            self._print()
+
+    def _print(self) -> None:
+        self._last = time.monotonic()
+        rate = self._answered / max(self._last - self._start, 1e-9)
+        left = (self._total - self._done) / rate if rate else 0.0
+        failed = f", {self._errors} failed" if self._errors else ""
+        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{failed}"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_progress() -> BarProgress | PlainProgress:
+    """A bar on a terminal, lines elsewhere."""
+    return BarProgress() if err.is_terminal else PlainProgress()
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of work that reports (done, total)."""
+    watcher = make_progress()
+    seen = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal seen
+        if seen < 0:
+            watcher.start(title, total, 0)
+            seen = 0
+        watcher.advance(done - seen, 0)
+        seen = done
+
+    try:
+        yield report
+    finally:
+        watcher.stop()

@@ -69,37 +69,48 @@ def _superlative(rng: random.Random, things: Sequence[Thing], target: int) -> Qu
 
 def _relation(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
     anchor = rng.randrange(len(things))
-    link = _link(rng, things, target, anchor, unique_noun(rng, things, anchor))
-    return Query("relation", noun_of(rng, things[target], (0, 1, 1, 1, 2)), links=(link,)) if link else None
+    relation = _true_of(rng, things, target, anchor)
+    noun = unique_noun(rng, things, anchor) if relation else None
+    if relation is None or noun is None:
+        return None
+    return Query("relation", noun_of(rng, things[target], (0, 1, 1, 1, 2)), links=(Link(relation, noun),))
 
 
 def _chain(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
     """The referent stands in a relation to what stands in another."""
     middle, last = rng.randrange(len(things)), rng.randrange(len(things))
-    second = _link(rng, things, middle, last, unique_noun(rng, things, last))
-    first = _link(rng, things, target, middle, noun_of(rng, things[middle], (1, 1, 2)))
+    first, second = _true_of(rng, things, target, middle), _true_of(rng, things, middle, last)
     if first is None or second is None or last == target:
         return None
-    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=(first, second), chained=True)
+    noun = noun_of(rng, things[middle], (1, 1, 2))
+    end = unique_noun(rng, things, last) if len(noun.matches(things)) > 1 else None
+    if end is None:
+        return None
+    links = (Link(first, noun), Link(second, end))
+    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=links, chained=True)
 
 
 def _both(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:
     """The referent stands in two relations."""
-    first, second = (
-        _link(rng, things, target, a, unique_noun(rng, things, a)) for a in rng.sample(range(len(things)), 2)
-    )
-    if first is None or second is None:
+    anchors = rng.sample(range(len(things)), 2)
+    relations = [_true_of(rng, things, target, a, closest=False) for a in anchors]
+    if None in relations:
         return None
-    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=(first, second))
+    nouns = [unique_noun(rng, things, a) for a in anchors]
+    links = tuple(Link(r, n) for r, n in zip(relations, nouns, strict=True) if r is not None and n is not None)
+    return Query("relation", noun_of(rng, things[target], (0, 1, 1)), links=links) if len(links) == 2 else None
 
 
-def _link(rng: random.Random, things: Sequence[Thing], index: int, anchor: int, noun: Noun | None) -> Link | None:
+def _true_of(
+    rng: random.Random, things: Sequence[Thing], index: int, anchor: int, *, closest: bool = True
+) -> str | None:
     """A relation in which a thing could be said to stand to an anchor."""
-    if anchor == index or noun is None:
+    if anchor == index:
         return None
     true = [r for r in _DIRECTED if related(r, things[index], things[anchor], strict=True)]
-    directed = true and rng.random() < 0.8
-    return Link(rng.choice(true) if directed else "closest to", noun)
+    if closest and (not true or rng.random() < 0.2):
+        return "closest to"
+    return rng.choice(true) if true else None
 
 
 def _ordinal(rng: random.Random, things: Sequence[Thing], target: int) -> Query | None:

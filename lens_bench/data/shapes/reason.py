@@ -62,7 +62,8 @@ def write_reason(folder: Path, split: str, recipe: Recipe, pictures: Sequence[Pi
 
 def _riddle(rng: random.Random, key: Key, recipe: Recipe) -> Riddle | None:
     accented = key.index % _ACCENT_EVERY == 7
-    concept = rng.choice(ACCENTED) if accented else CONCEPTS[key.index % len(CONCEPTS)]
+    turns = ACCENTED if accented else CONCEPTS
+    concept = turns[key.index // _ACCENT_EVERY % len(turns) if accented else key.index % len(turns)]
     long = (key.index // len(CONCEPTS) + key.index) % 2 == 1
     size = image_size(rng, recipe)
     drafts = _drafts(rng, size, recipe, concept)

@@ -25,8 +25,10 @@ def write_refer(folder: Path, split: str, recipe: Recipe, pictures: Sequence[Pic
         The annotation content by file name, as bytes that do not depend on the pickle's details.
     """
     instances, refs = _tables(split, recipe, pictures, general=False)
-    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return {"instances.json": _write(folder / "instances.json", instances), "refs": _bytes(refs)}
+    content = _bytes(refs)
+    # What a pickle refers back to depends on which strings are one object; after parsing that is always the same.
+    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(json.loads(content), protocol=2))
+    return {"instances.json": _write(folder / "instances.json", instances), "refs": content}
 
 
 def write_grefer(folder: Path, split: str, recipe: Recipe, pictures: Sequence[Picture]) -> dict[str, bytes]:

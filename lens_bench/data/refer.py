@@ -33,7 +33,10 @@ class Ref:
 
 
 def read(source: Source) -> Iterable[Sample]:
-    """Read one split. Options: ``split_by`` (``unc``, ``google``, ``umd``) and ``split``, the name inside the file.
+    """Read one split.
+
+    Options: ``split_by`` (``unc``, ``google``, ``umd``); ``split``, the name inside the file; ``tag_field``, a field of
+    sentences whose value becomes a tag.
 
     Splits are matched exactly. (``refer.py`` matches ``testA`` and ``testB`` by their last letter and ``test`` by
     substring, which gives the same on the published files.)
@@ -112,6 +115,7 @@ def sentences(
         sent_id = get_int(sentence, "sent_id", f"a sentence of {ref.where}")
         sent = clean_text(get_str(sentence, "sent", f"sentence {sent_id} of {ref.where}"))
         raw = sentence.get("raw")
+        tag = sentence.get(str(source.options.get("tag_field", "")))
         yield Sample(
             id=f"{prefix}/sent{sent_id}",
             image_id=str(ref.image_id),
@@ -121,5 +125,5 @@ def sentences(
             truth=truth,
             ref_id=str(ref.ref_id),
             key=str(sent_id),
-            tags=tags,
+            tags=(*tags, tag) if isinstance(tag, str) else tags,
         )

@@ -50,6 +50,14 @@ def test_the_image_is_found_by_id_and_never_by_the_refs_suffixed_file_name(tiny:
     assert sample.image.read().shape == (20, 30, 3)
 
 
+def test_a_field_of_sentences_becomes_a_tag(tiny: Any) -> None:
+    ref = tiny.ref(1, 7, 70, ["a dog", "the dog"])
+    ref["sentences"][0]["kind"] = "attribute"
+    tables = ([tiny.image(7)], [tiny.annotation(70, 7)])
+    assert [s.tags for s in _read(tiny, [ref], *tables, options={"tag_field": "kind"})] == [("attribute",), ()]
+    assert [s.tags for s in _read(tiny, [ref], *tables)] == [(), ()]
+
+
 def test_splits_are_matched_exactly(tiny: Any) -> None:
     refs = [tiny.ref(i, 7, 70, ["a dog"], split=s) for i, s in enumerate(["train", "val", "testA", "testB", "test"])]
     for index, split in enumerate(["train", "val", "testA", "testB", "test"]):

@@ -113,11 +113,14 @@ def fit(
         cx = rng.uniform(margin - x1, width - margin - x2)
         cy = rng.uniform(margin - y1, height - margin - y2)
         box = (cx + x1, cy + y1, cx + x2, cy + y2)
-        shares = [_shared(box, other, gap) for other in taken]
         if covers:
+            shares = [_shared(box, other, gap) for other in taken]
             fits = sum(s > 0 for s in shares) == 1 and 0.08 < max(shares) < 0.4
         else:
-            fits = not any(shares)
+            fits = all(
+                box[2] <= left - gap or right + gap <= box[0] or box[3] <= top - gap or bottom + gap <= box[1]
+                for left, top, right, bottom in taken
+            )
         if fits:
             shifted = tuple(round(v + (cy if i % 2 else cx), 1) for i, v in enumerate(centred))
             return Draft(shape, color, kind, shifted)

@@ -126,3 +126,13 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
         yield report
     finally:
         watcher.stop()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on a terminal while something of unknown length is done."""
+    if err.is_terminal:
+        with err.status(what):
+            yield
+    else:
+        yield

@@ -26,7 +26,7 @@ if sys.argv[2] == "json":
         json.load(file)
     counts, seconds = None, time.process_time() - started
 else:
-    from lens_bench import commands
+    from lens_bench.commands import run
     from lens_bench.data.split import open_split
     from lens_bench.registry import find_suite
     started = time.process_time()
@@ -34,7 +34,7 @@ else:
     seconds = time.process_time() - started
     counts = [split.counts.images, split.counts.refs, split.counts.expressions]
     del split
-    commands.run("refcoco", ["val"], "oracle", commands.Request(data_root=root, out=root / "out"))
+    run.run("refcoco", ["val"], "oracle", run.Request(data_root=root, out=root / "out"))
     (summary,) = root.glob("out/refcoco/val/*/summary.json")
     assert json.loads(summary.read_text())["metrics"]["ciou"] == 1.0
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,103 @@
+"""Options of `leaderboard`, `compare`, `gate`, `report` and `view`: what works from run directories alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_bench.cli.options import AsJson, DataRoot, command
+from lens_bench.errors import UsageError
+
+Runs = typer.Argument(metavar="RUN", help="A run directory, or a folder with the runs of one model.")
+
+
+@command
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory, or a folder with the runs of a model.")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The one that is compared with it.")],
+    markdown: Annotated[Path | None, typer.Option(help="Write the comparison as Markdown, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs on the same samples: every metric's change with its interval, by split and tag."""
+    from lens_bench.commands import reports
+
+    reports.compare(a, b, markdown=markdown, as_json=as_json)
+
+
+@command
+def gate(
+    run: Annotated[Path, Runs],
+    against: Annotated[Path, typer.Option(help="The reference, e.g. results/gates/X.json.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Fail, too, where something could not be judged.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Make this run the reference instead.")] = False,
+    margin: Annotated[
+        float | None, typer.Option(min=0, help="With --update: accepted loss in points (default 0.5, or as before).")
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="With --update: limit of new/old for a speed figure, e.g. latency_p50_ms=1.2. Repeatable."),
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="With --update: the judged metric (default ciou).")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the verdict as Markdown.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge whether a run is worse than a reference: pass, inconclusive, or regression (exit code 3)."""
+    from lens_bench.commands import reports
+
+    if update:
+        reports.update_gate(run, against, margin=margin, tolerances=tolerance or [], metric=metric)
+    elif margin is not None or tolerance or metric:
+        raise UsageError("--margin, --tolerance and --metric belong to the reference", "set them with --update")
+    else:
+        reports.gate(run, against, strict=strict, junit=junit, markdown=markdown, as_json=as_json)
+
+
+@command
+def leaderboard(
+    suite: Annotated[str | None, typer.Option("--suite", "-s", help="Only this suite.")] = None,
+    metric: Annotated[str, typer.Option(help="ciou, giou, precision_0.5, box_acc_0.5, ...")] = "ciou",
+    include: Annotated[str, typer.Option(help="published, measured or both.")] = "published,measured",
+    kind: Annotated[str, typer.Option("--format", help="table, csv, md or html. The CSV is always written.")] = "table",
+    results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("results/runs"),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; default: leaderboard.* beside the runs.")
+    ] = None,
+) -> None:
+    """Rank measured runs, with intervals and speed, beside published numbers with their sources."""
+    from lens_bench.commands import reports
+
+    words = [word for word in include.split(",") if word]
+    reports.leaderboard(results, suite=suite, metric=metric, include=words, kind=kind, output=output)
+
+
+@command
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or two to see the second against it.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The page, or a folder for several; default: in the run.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write figures (SVG, PNG) here; takes any number of runs.")] = None,
+    data_root: DataRoot = None,
+    suite: Annotated[str | None, typer.Option("--suite", "-s", help="The suite card, if another.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Samples in each list of the gallery.")] = 24,
+) -> None:
+    """Write a self-contained page of a run: metrics, figures, every sample, a gallery. Opens offline."""
+    from lens_bench.commands import reports
+    from lens_bench.commands.data import data_root as root_of
+
+    root = root_of(data_root)
+    reports.report(runs, output=output, plots=plots, data_root=root, suite=suite, pictures=pictures)
+
+
+@command
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with reports.")] = Path("results"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+) -> None:
+    """Serve the reports of a folder to this machine's own browser."""
+    from lens_bench.commands import reports
+
+    reports.view(folder, port)

@@ -1,0 +1,124 @@
+"""Options of `run`, `score` and `merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_bench.cli.options import AllowPartial, AsJson, DataRoot, Out, ProtocolName, Splits, Suite, command, names
+from lens_bench.errors import UsageError
+
+
+@command
+def run(
+    suite: Suite,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
+    split: Splits = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", help="key=value; `lens-bench show MODEL` lists the keys. Repeatable."),
+    ] = None,
+    data_root: DataRoot = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N expressions of a split.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Images per call, or auto.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    out: Out = Path("results/runs"),
+    shard: Annotated[str | None, typer.Option(help="i/n: only the i-th of n parts; see `lens-bench merge`.")] = None,
+    max_errors: Annotated[
+        str, typer.Option(help="Stop when more fail: a share (1%, 0.01) or a number (20). One failure never stops.")
+    ] = "1%",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that one call of a model in a foreign environment may take.")
+    ] = 600.0,
+    retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same settings.")] = False,
+    allow_partial: AllowPartial = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is missing; do nothing.")] = False,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model over a suite: predictions, scores, speed. The same command again continues where it stopped."""
+    from lens_bench.commands import run as work
+    from lens_bench.commands.data import data_root as root_of
+    from lens_bench.run.options import arguments, batch, error_limit, shard_number
+
+    request = work.Request(
+        args=arguments(model_arg or []),
+        data_root=root_of(data_root),
+        out=out,
+        protocol=protocol,
+        limit=limit,
+        batch_size=batch(batch_size),
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        seed=seed,
+        shard=shard_number(shard) if shard else None,
+        max_errors=error_limit(max_errors),
+        fresh=fresh,
+        retry_errors=retry_errors,
+        allow_partial=allow_partial,
+        timeout=timeout,
+    )
+    work.run(suite, names(split), model, request, dry_run=dry_run, as_json=as_json)
+
+
+@command
+def score(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN_DIR]...", help="Run directories, or folders that hold some.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", "-s", help="With --predictions: the suite they answer.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Somebody else's predictions: JSONL or a JSON array, joined by sample_id or key."),
+    ] = None,
+    split: Splits = None,
+    data_root: DataRoot = None,
+    protocol: ProtocolName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --predictions: only the first N expressions.")] = None,
+    out: Out = Path("results/runs"),
+    allow_partial: AllowPartial = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score stored predictions under any protocol, without a model: those of a run, or somebody else's file."""
+    from lens_bench.commands import run as work
+    from lens_bench.commands.data import data_root as root_of
+
+    if runs and not predictions:
+        work.rescore(runs, protocol, root_of(data_root), suite=suite, as_json=as_json)
+    elif predictions and suite and not runs:
+        request = work.Request(
+            args={"predictions": str(predictions)},
+            data_root=root_of(data_root),
+            out=out,
+            protocol=protocol,
+            limit=limit,
+            allow_partial=allow_partial,
+            max_errors=1.0,
+        )
+        work.run(suite, names(split), "replay", request, as_json=as_json)
+    else:
+        raise UsageError("score takes either RUN_DIR, or --suite and --predictions", "see lens-bench score --help")
+
+
+@command
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Shards, their run directory, or a results folder.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Put the shards of a run together. The result is byte for byte what one process would have scored."""
+    from lens_bench.commands import run as work
+
+    work.merge(shards, as_json=as_json)

@@ -1,0 +1,177 @@
+"""What the commands that work on finished runs do: leaderboard, compare, gate, report, view. None needs a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from lens_bench.console import note, out
+from lens_bench.errors import DataError, UsageError
+from lens_bench.progress import waiting
+from lens_bench.registry import home, suggest
+from lens_bench.run.files import RunFiles, write_text
+
+FORMATS = ("table", "csv", "md", "html")
+
+
+def leaderboard(
+    results: Path, *, suite: str | None, metric: str, include: Sequence[str], kind: str, output: Path | None
+) -> None:
+    """Write ``leaderboard.csv`` beside the runs' folder, and show the board or write it in another format too."""
+    from lens_bench.report.leaderboard import build, rich_table, write_csv, write_html, write_markdown
+
+    if kind not in FORMATS:
+        raise UsageError(f"there is no format {kind!r}", suggest(kind, FORMATS) or f"one of: {', '.join(FORMATS)}")
+    board = build(results, home("results") / "published.csv", suite, metric, frozenset(include))
+    folder = results.parent if results.name == "runs" else results
+    csv = output if output and kind == "csv" else folder / "leaderboard.csv"
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(board, csv)
+    written = [csv]
+    if kind in ("md", "html"):
+        path = output or folder / f"leaderboard.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (write_markdown if kind == "md" else write_html)(board, path)
+        written.append(path)
+    if kind == "table":
+        out.print(rich_table(board))
+    for path in written:
+        out.print(Text(str(path), style="dim"), soft_wrap=True)
+
+
+def compare(a: Path, b: Path, *, markdown: Path | None, as_json: bool) -> None:
+    """Compare two runs, or two models on every split that both were run on."""
+    from lens_bench.report.compare import compare_paths
+    from lens_bench.report.compare_text import comparison_markdown, comparison_renderable
+
+    found = compare_paths(a, b)
+    if markdown is not None:
+        write_text(markdown, comparison_markdown(found))
+    if as_json:
+        _json(found.to_json())
+    else:
+        out.print(comparison_renderable(found))
+
+
+def gate(
+    run: Path,
+    against: Path,
+    *,
+    strict: bool,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge a run against a reference; raises ``GateError`` where it fails."""
+    from lens_bench.report.gate import gate as judge
+    from lens_bench.report.gate_reference import read_reference
+    from lens_bench.report.gate_text import verdict_junit, verdict_markdown, verdict_renderable
+
+    reference = read_reference(against)
+    verdict = judge(_one_run(run, (reference.suite, reference.split)), against)
+    if junit is not None:
+        write_text(junit, verdict_junit(verdict, strict=strict))
+    if markdown is not None:
+        write_text(markdown, verdict_markdown(verdict))
+    if as_json:
+        _json(verdict.to_json())
+    else:
+        out.print(verdict_renderable(verdict))
+    verdict.enforce(strict)
+
+
+def update_gate(
+    run: Path, against: Path, *, margin: float | None, tolerances: Sequence[str], metric: str | None
+) -> None:
+    """Make a run the reference; the margin is given in points (percent)."""
+    from lens_bench.report.gate import update
+
+    limits: dict[str, float] = {}
+    for text in tolerances:
+        name, _, value = text.partition("=")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise UsageError(f"--tolerance {text} is not of the form figure=ratio", "latency_p50_ms=1.2") from None
+    against.parent.mkdir(parents=True, exist_ok=True)
+    share = None if margin is None else margin / 100
+    reference = update(_one_run(run), against, margin=share, tolerances=limits or None, metric=metric)
+    out.print(
+        f"{against}: {reference.suite} {reference.split}, margin {100 * reference.margin:g} points", soft_wrap=True
+    )
+
+
+def report(
+    runs: Sequence[Path],
+    *,
+    output: Path | None,
+    plots: Path | None,
+    data_root: Path,
+    suite: str | None,
+    pictures: int,
+) -> None:
+    """Write the pages of one run or of two against each other; or figures of any number of runs."""
+    from lens_bench.report.page.build import PageOptions
+    from lens_bench.report.page.build import report as write_pages
+
+    if plots is not None:
+        _draw(runs, plots, data_root, suite)
+    if len(runs) > 2 and plots is not None:
+        return
+    with waiting("writing the page"):
+        pages = write_pages(runs, output, PageOptions(data_root=data_root, suite=suite, pictures=pictures))
+    for page in pages:
+        for text in page.notes:
+            note(text)
+        out.print(Text(str(page.path)), soft_wrap=True)
+
+
+def _draw(runs: Sequence[Path], folder: Path, data_root: Path, suite: str | None) -> None:
+    from lens_bench.report.page.suite_view import open_suite
+    from lens_bench.report.plots import draw
+    from lens_bench.report.runset import load_run, runs_at
+
+    found = [files for path in runs for files in runs_at(path)]
+    with waiting("drawing"):
+        expressions: dict[str, str] = {}
+        for files in found:
+            view = open_suite(load_run(files), data_root, suite)
+            expressions |= {i: s.expression for i, s in view.samples.items()}
+        drawing = draw(found, folder, expressions)
+    for text in drawing.left_out:
+        note(f"not drawn: {text}")
+    for path in drawing.paths:
+        out.print(Text(str(path)), soft_wrap=True)
+
+
+def view(folder: Path, port: int) -> None:
+    """Serve the reports of a folder to this machine until interrupted."""
+    from lens_bench.report.view import open_server, serve, url_of
+
+    server = open_server(folder, port)
+    out.print(f"{url_of(server)} (Ctrl-C stops)", soft_wrap=True)
+    try:
+        serve(server)
+    except KeyboardInterrupt:
+        note("stopped")
+
+
+def _one_run(path: Path, where: tuple[str, str] | None = None) -> RunFiles:
+    """The run that a path names: itself, or the only one below it (of that suite and split)."""
+    from lens_bench.report.runset import runs_by_split
+
+    found = runs_by_split(path)
+    if where is not None and where in found:
+        return found[where]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if where is not None:
+        raise DataError(f"{path} has no run on {' '.join(where)}", "the reference is of that suite and split")
+    raise UsageError(f"{path} holds {len(found)} runs", "name one run directory")
+
+
+def _json(content: Mapping[str, object]) -> None:
+    out.file.write(json.dumps(content, ensure_ascii=False) + "\n")

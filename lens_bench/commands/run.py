@@ -1,0 +1,126 @@
+"""What `run`, `score` and `merge` do: open, call, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from rich.text import Text
+
+from lens_bench import console
+from lens_bench.cards import SuiteCard
+from lens_bench.commands.data import ensure_made, is_made
+from lens_bench.console import note, out
+from lens_bench.data.split import split_card
+from lens_bench.errors import DataError, LensBenchError
+from lens_bench.progress import make_progress
+from lens_bench.registry import find_model, find_suite
+from lens_bench.run.evaluate import journalled, run_splits
+from lens_bench.run.files import RunFiles, find_runs
+from lens_bench.run.manifest import read_manifest
+from lens_bench.run.merge import find_shards
+from lens_bench.run.merge import merge as merge_shards
+from lens_bench.run.plan import Plan, Request, make_model, make_plan
+from lens_bench.run.rescore import rescore as rescore_run
+from lens_bench.scoring.protocols import get_protocol
+
+__all__ = ["Request", "merge", "rescore", "run"]
+
+
+def run(
+    suite_name: str,
+    splits: Sequence[str],
+    model: str,
+    request: Request,
+    *,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Run a model over the named splits of a suite, or over its default ones."""
+    suite, card = find_suite(suite_name), find_model(model)
+    names = list(splits) or list(suite.default_splits)
+    for name in names:
+        if warning := split_card(suite, name).warning:
+            note(f"{suite.name} {name}: {warning}", "warning")
+    if dry_run:
+        _dry_run(suite, names, model, request)
+        return
+    for name in names:
+        ensure_made(suite, name, request.data_root)
+    options, segmenter = make_model(card, request)
+    with ExitStack() as failing:
+        failing.callback(segmenter.close)
+        plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
+        failing.pop_all()  # from here on the loop closes it
+    summaries = []
+    for plan, outcome in zip(plans, run_splits(plans, segmenter, make_progress()), strict=True):
+        summaries.append(outcome.summary)
+        if not outcome.answered:
+            note(f"{plan.manifest.suite} {plan.manifest.split}: every expression was answered before; scored again")
+    _results(summaries, [p.files for p in plans], as_json=as_json)
+    if card.sees_ground_truth:
+        note(f"{card.name} sees the ground truth: its figures are bounds, not results")
+
+
+def rescore(
+    paths: Sequence[Path], protocol: str | None, root: Path, *, suite: str | None = None, as_json: bool = False
+) -> None:
+    """Score runs again: run directories, or folders that hold some."""
+    runs = [files for path in paths for files in (find_runs(path) or [RunFiles(path).require()])]
+    summaries = []
+    for files in runs:
+        chosen = get_protocol(protocol or read_manifest(files).protocol)
+        summaries.append(rescore_run(files, chosen, root, suite=suite, progress=make_progress()))
+    _results(summaries, runs, as_json=as_json)
+
+
+def merge(paths: Sequence[Path], *, as_json: bool = False) -> None:
+    """Merge all shards found at or below the paths."""
+    merged = [merge_shards(shards) for shards in find_shards(paths)]
+    _results([summary for _, summary in merged], [files for files, _ in merged], as_json=as_json)
+
+
+def _results(summaries: Sequence[Mapping[str, object]], runs: Sequence[RunFiles], *, as_json: bool) -> None:
+    if as_json:
+        for summary, files in zip(summaries, runs, strict=True):
+            out.file.write(json.dumps({**summary, "run": str(files.root)}, ensure_ascii=False) + "\n")
+        return
+    out.print(console.summary_table(summaries))
+    for summary, files in zip(summaries, runs, strict=True):
+        out.print(Text(f"{summary['protocol']} protocol, {files.root}", style="dim"), soft_wrap=True)
+
+
+def _dry_run(suite: SuiteCard, names: Sequence[str], model: str, request: Request) -> None:
+    """Show for each split what would be done, or what is in the way; raises the first problem at the end."""
+    card = find_model(model)
+    problems: list[LensBenchError] = []
+    for name in names:
+        try:
+            options, segmenter = make_model(card, request)
+            with closing(segmenter):
+                rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
+        except LensBenchError as error:
+            generated = isinstance(error, DataError) and suite.generated and not is_made(suite, name, request.data_root)
+            rows = [("missing", "not made yet: `run` will generate it" if generated else error.message)]
+            problems += [] if generated else [error]
+        out.print(console.facts([("suite", f"{suite.name} {name}"), ("model", card.name), *rows]))
+        out.print()
+    if problems:
+        raise problems[0]
+
+
+def _plan_facts(plan: Plan) -> list[tuple[str, object]]:
+    done = journalled(plan)
+    files = plan.split.source.files.values()
+    return [
+        ("data", next(iter(files)).parent if files else plan.request.data_root),
+        ("images", plan.split.source.images if plan.card.reads_images else "not needed by this model"),
+        ("content", plan.split.content_hash[:12]),
+        ("weights", plan.manifest.weight_digest[:12]),
+        ("protocol", plan.manifest.protocol),
+        ("device", f"{plan.options.device}, {plan.options.dtype}"),
+        ("expressions", f"{len(plan.samples):,} on {plan.manifest.n_images:,} images, {done:,} of them done"),
+        ("results", plan.files.root),
+    ]

@@ -155,6 +155,14 @@ def test_speed_that_compares_with_nothing_says_so_everywhere(tmp_path: Path) -> 
     assert {r["speed_comparable"] for r in rows if not r["subset"]} == {"no"}
 
 
+def test_speeds_stand_beside_the_hardware_they_were_measured_on(tmp_path: Path) -> None:
+    write_run(tmp_path, scores(0.6), model="a", speed=perf(hardware="Processor A"))
+    write_run(tmp_path, scores(0.5), model="b", speed=perf(hardware="Accelerator B"))
+    for text in (to_markdown(board(tmp_path)), to_html(board(tmp_path)), shown(board(tmp_path), 250)):
+        assert "Processor A" in text
+        assert "Accelerator B" in text
+
+
 def test_a_run_without_speed_or_latency(tmp_path: Path) -> None:
     write_run(tmp_path, scores(0.6), model="none")
     write_run(tmp_path, scores(0.5), model="bare", speed=perf(latency_ms=None, images_per_s=None, peak_rss_mb=None))

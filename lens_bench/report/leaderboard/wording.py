@@ -24,6 +24,7 @@ MEASURED_HEAD = (
     "p50 ms",
     "p99 ms",
     "Peak MiB",
+    "Hardware",
     "Notes",
 )
 PUBLISHED_HEAD = ("#", "Model", "{metric} %", "Protocol", "Training", "Source", "Notes")
@@ -109,6 +110,7 @@ def measured_cells(row: Row) -> list[str]:
         "" if row.n_samples is None else f"{row.n_samples}",
         *(f"({_figure(v)})" if doubt and v is not None else _figure(v) for v in own),
         memory,
+        speed.hardware if speed else "",
         "; ".join(notes),
     ]
 

@@ -10,7 +10,7 @@ _TITLES = {
     "mean_box_iou": "Mean box IoU",
     "n_acc": "N-acc",
     "t_acc": "T-acc",
-    "no_mask_rate": "Without a mask",
+    "no_mask_rate": "Without an answer",
     "error_rate": "Errors",
 }
 NOTHING = "–"

@@ -1,0 +1,198 @@
+"""Loading: every tensor is checked against the architecture before memory is taken, then read one by one.
+
+Released checkpoints are shards of pickles (``pytorch_model-*.bin``), read without running code, or safetensors. The
+vision tower comes from a checkpoint of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lens_bench.errors import CheckpointError
+from lens_bench.lens.layouts import Plan, make_plan, own_shapes
+from lens_bench.lens.sources import (
+    MemorySource,
+    SafetensorsSource,
+    Shape,
+    TensorSource,
+    digest_files,
+    folder_shards,
+    pickle_source,
+)
+from lens_bench.llava_sam.config import Family, read_json, released_config
+from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, released
+from lens_bench.llava_sam.modeling import LlavaSam
+from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
+from lens_bench.records import LoadReport
+
+IMAGE_TOKENS = ("<im_start>", "<im_end>")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in evaluation mode, its tokenizer, and what loading them found."""
+
+    model: LlavaSam
+    tokenizer: SegTokenizer
+    report: LoadReport
+
+
+def load(
+    family: Family,
+    folder: Path,
+    tower: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Loaded:
+    """Load a released checkpoint and its vision tower.
+
+    Args:
+        family: LISA or GLaMM.
+        folder: The checkpoint.
+        tower: Folder of the CLIP checkpoint.
+        device: Where to.
+        dtype: Of everything, SAM included; the authors evaluate in bfloat16.
+
+    Raises:
+        CheckpointError: A file is missing or broken, or the checkpoint is not one of this family.
+    """
+    check_files(folder)
+    config = released_config(family, read_json(folder / "config.json"), read_json(tower / "config.json", _TOWER_HINT))
+    source, clip_source = open_folder(folder), open_folder(tower)
+    shapes = source.shapes()
+    check_names(family, shapes, str(folder))
+    check_tower(config, shapes, tower)
+    tokenizer = load_tokenizer(folder, int(config.llama_config().vocab_size), IMAGE_TOKENS)
+    with torch.device("meta"):
+        model = LlavaSam(config)
+    plans = plan(model, source, clip_source)
+    fill(model, plans, device, dtype)
+    report = LoadReport(
+        parameters=sum(p.numel() for p in model.parameters()),
+        ignored=tuple(key for p in plans for key in p.ignored),
+        notes=(f"[SEG] is token {tokenizer.seg}; vision tower {tower.name}, {config.clip_side} px",),
+    )
+    return Loaded(model, tokenizer, report)
+
+
+_TOWER_HINT = "the vision tower is a CLIP checkpoint with config.json and weights: --model-arg clip=FOLDER"
+
+
+def weight_digest(folder: Path, tower: Path) -> str:
+    """SHA-256 of configuration, tokenizer and shards of both checkpoints.
+
+    Raises:
+        CheckpointError: One of them is not there.
+    """
+    check_files(folder)
+    names = ("config.json", "tokenizer.model", "added_tokens.json")
+    facts = [folder / name for name in names if (folder / name).is_file()]
+    return digest_files([*facts, *shards(folder), tower / "config.json", *shards(tower)])
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def shards(folder: Path) -> tuple[Path, ...]:
+    """The weight files of a folder: safetensors where there are any, else ``pytorch_model*.bin``, by its index.
+
+    Raises:
+        CheckpointError: There are none, or the index names files that are not there.
+    """
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
+        return folder_shards(folder)
+    index = folder / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        files = tuple(sorted(folder.glob("pytorch_model*.bin")))
+        if not files:
+            raise CheckpointError(f"no weights in {folder}", "is this the folder of a checkpoint?")
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CheckpointError(f"{index} is not an index of shards") from None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:10])}", "fetch it again"
+        )
+    return tuple(folder / name for name in names)
+
+
+class PickledShards:
+    """Tensors of several ``.bin`` files, mapped into memory and read when asked for.
+
+    Raises:
+        CheckpointError: A file is not a pickle of tensors, or two files hold the same name.
+    """
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self._files = files
+        self._where: dict[str, MemorySource] = {}
+        self._shapes: dict[str, Shape] = {}
+        for file in files:
+            part = pickle_source(file)
+            for name, shape in part.shapes().items():
+                if name in self._where:
+                    raise CheckpointError(f"tensor {name} is both in {self._where[name].what} and in {file.name}")
+                self._where[name], self._shapes[name] = part, shape
+
+    @property
+    def what(self) -> str:
+        """The folder."""
+        return str(self._files[0].parent)
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """Every tensor's shape."""
+        return self._shapes
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor."""
+        return self._where[name].tensor(name)
+
+
+def open_folder(folder: Path) -> TensorSource:
+    """The tensors of a checkpoint folder. Raises ``CheckpointError`` where a file is missing or broken."""
+    files = shards(folder)
+    return PickledShards(files) if files[0].suffix == ".bin" else SafetensorsSource(files)
+
+
+# ---------------------------------------------------------------------------------------------- tensors
+
+
+def plan(model: LlavaSam, source: TensorSource, tower: TensorSource) -> list[Plan]:
+    """Match both checkpoints with the model's tensors.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected or misshapen; up to ten are named.
+    """
+    shapes = own_shapes(model)
+    clip = {name: shape for name, shape in shapes.items() if name.startswith("clip.")}
+    rest = {name: shape for name, shape in shapes.items() if name not in clip}
+    return [make_plan(released(model.config.family), rest, source), make_plan(CLIP, clip, tower)]
+
+
+def fill(model: LlavaSam, plans: list[Plan], device: str | torch.device, dtype: torch.dtype) -> None:
+    """Give a model that lies on the meta device its tensors, and put it into evaluation mode."""
+    tensors = {name: tensor.to(device=device, dtype=dtype) for p in plans for name, tensor in _tensors(p)}
+    model.load_state_dict(tensors, strict=True, assign=True)
+    # What no file holds is computed. Rotary frequencies stay in float32 whatever the precision.
+    llama, clip = model.llama.model, model.clip.embeddings
+    llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)
+    positions = torch.arange(clip.num_positions, device=device).expand((1, -1))
+    clip.register_buffer("position_ids", positions, persistent=False)
+    empty = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
+    if empty:
+        raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
+    model.eval().requires_grad_(False)
+
+
+def _tensors(p: Plan) -> Iterator[tuple[str, Tensor]]:
+    for slot, key in p.keys.items():
+        yield slot.name, p.source.tensor(key)

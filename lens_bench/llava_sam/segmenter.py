@@ -1,0 +1,166 @@
+"""LISA and GLaMM behind the Segmenter protocol; an adapter says which family it is and writes the conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.hub_cache import cached_folder
+from lens_bench.llava_sam.checkpoint import load, weight_digest
+from lens_bench.llava_sam.config import Family
+from lens_bench.llava_sam.conversation import Template, Turn
+from lens_bench.llava_sam.engine import Answer, Ask, Engine
+from lens_bench.llava_sam.tokens import SegTokenizer
+from lens_bench.masks import union
+from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SLOT = "{expression}"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What an adapter wants to ask.
+
+    Attributes:
+        image: Number of the task whose image is meant.
+        turns: Questions, with forced answers or (the last only) without.
+        sample_ids: The expression that each turn asks.
+    """
+
+    image: int
+    turns: tuple[Turn, ...]
+    sample_ids: tuple[str, ...]
+
+
+class LlavaSegmenter:
+    """A LISA or GLaMM checkpoint in the authors' layout. Subclasses implement ``conversations``.
+
+    Arguments of the card: ``checkpoint`` and ``clip`` (folders; empty: the repositories ``hub`` and ``clip_hub`` in the
+    local cache), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``.
+
+    Args:
+        options: What the run is made with.
+        family: Which of the two.
+        lead: What the first question says before the image.
+        follow: What it says between the image and the question proper.
+    """
+
+    def __init__(self, options: ModelOptions, family: Family, lead: str, follow: str) -> None:
+        self.options = options
+        self._family, self._lead, self._follow = family, lead, follow
+        self._engine: Engine | None = None
+        self._tokenizer: SegTokenizer | None = None
+        self._template: Template | None = None
+
+    def conversations(self, tasks: Sequence[ImageTask]) -> list[Conversation]:
+        """How the queries of the tasks are asked. Every query must be in exactly one conversation."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------ Segmenter
+
+    def weight_digest(self) -> str:
+        """SHA-256 of the files of both checkpoints."""
+        return weight_digest(self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub"))
+
+    def load(self) -> LoadReport:
+        """Read and check both checkpoints.
+
+        Raises:
+            CheckpointError: A file or tensor is missing, broken or does not fit.
+        """
+        folder, tower = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
+        loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype])
+        rows = self.number("rows", 0)
+        self._tokenizer = loaded.tokenizer
+        self._template = Template(loaded.tokenizer, self._lead, self._follow)
+        self._engine = Engine(loaded.model, loaded.tokenizer.seg, loaded.tokenizer.eos, rows or None)
+        return loaded.report
+
+    def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
+        """Answer every query of every task, in order."""
+        engine, template = self._engine, self._template
+        if engine is None or template is None:
+            raise RunError("segment was called before load")
+        conversations = self.conversations(tasks)
+        asks = [self._ask(conversation, template, engine) for conversation in conversations]
+        answers = engine.answer([task.rgb for task in tasks], asks)
+        queries = [query.sample_id for task in tasks for query in task.queries]
+        share = {stage: 1000 * seconds / max(1, len(queries)) for stage, seconds in engine.seconds.items()}
+        found: dict[str, Prediction] = {}
+        for conversation, answer in zip(conversations, answers, strict=True):
+            for prediction in self._predictions(conversation, answer, tasks[conversation.image].size, share):
+                found[prediction.sample_id] = prediction
+        return [found[sample_id] for sample_id in queries]
+
+    def close(self) -> None:
+        """Free the model."""
+        self._engine = self._template = self._tokenizer = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # ------------------------------------------------------------------------------------------ arguments
+
+    def text(self, name: str) -> str:
+        """A text argument; empty where the card does not have it."""
+        value = self.options.args.get(name, "")
+        return value if isinstance(value, str) else str(value)
+
+    def number(self, name: str, least: int) -> int:
+        """A whole-number argument of at least ``least``. Raises ``UsageError`` where it is smaller."""
+        value = self.options.args.get(name, least)
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"--model-arg {name}={value}: a whole number of at least {least} is needed")
+        return value
+
+    def question(self, name: str, expression: str) -> str:
+        """The question of template argument ``name``. Raises ``UsageError`` where it has no place for an expression."""
+        template = self.text(name)
+        if _SLOT not in template:
+            raise UsageError(f"--model-arg {name}={template!r} has no {_SLOT}")
+        return template.replace(_SLOT, expression)
+
+    def _folder(self, argument: str, hub: str) -> Path:
+        given = self.text(argument)
+        if given:
+            return Path(given).expanduser()
+        repository = self.text(hub)
+        what = f"the {'vision tower' if argument == 'clip' else 'checkpoint'} of {self.options.name}"
+        if not repository:
+            raise CheckpointError(f"{what} is nowhere named", f"name its folder: --model-arg {argument}=FOLDER")
+        return cached_folder(repository, what, argument)
+
+    # ------------------------------------------------------------------------------------------ one conversation
+
+    def _ask(self, conversation: Conversation, template: Template, engine: Engine) -> Ask:
+        prompt = template.write(conversation.turns)
+        if conversation.turns[-1].answer is not None:
+            return Ask(conversation.image, prompt)
+        used = len(prompt.before) + engine.model.image_tokens + len(prompt.after)
+        room = engine.model.config.context - used
+        if room < 1:
+            raise RunError(
+                f"the prompt of {conversation.sample_ids[-1]} has {used} tokens and leaves no room to answer"
+            )
+        return Ask(conversation.image, prompt, min(room, self.number("max_new_tokens", 1)))
+
+    def _predictions(
+        self, conversation: Conversation, answer: Answer, size: Size, share: Mapping[str, float]
+    ) -> list[Prediction]:
+        tokens = Tokens(answer.prompt_tokens, len(answer.ids))
+        if conversation.turns[-1].answer is not None:
+            rows = zip(conversation.sample_ids, conversation.turns, answer.masks, strict=True)
+            return [
+                Prediction(name, "ok", mask=mask, text=turn.answer, tokens=tokens, stages_ms=share)
+                for name, turn, mask in rows
+            ]
+        name = conversation.sample_ids[-1]
+        text = self._tokenizer.decode(answer.ids) if self._tokenizer is not None else None
+        if not answer.masks:
+            return [Prediction(name, "no_mask", text=text, tokens=tokens, stages_ms=share)]
+        mask = union(answer.masks, size) if self.text("several") == "union" else answer.masks[0]
+        return [Prediction(name, "ok", mask=mask, text=text, tokens=tokens, stages_ms=share)]

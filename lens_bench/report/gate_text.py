@@ -97,7 +97,7 @@ def _sentences(verdict: Verdict) -> list[str]:
         lines.append(f"Minimum detectable effect: {NOTHING} (cannot be estimated from these two runs).")
     else:
         lines.append(f"Minimum detectable effect: {percent(quality.mde)} points of {name} (80 % power, 5 % level).")
-    if quality.weak and quality.mde is not None:
+    if quality.weak and quality.mde is not None and quality.answer != "regression":
         lines.append("This gate is weak: it would often overlook a loss as large as its margin; use more images.")
     lines.append(
         f"{quality.n_samples} expressions of {quality.n_images} images, margin {percent(quality.margin)} points, "

@@ -27,7 +27,7 @@ def leaderboard(
         raise UsageError(f"there is no format {kind!r}", suggest(kind, FORMATS) or f"one of: {', '.join(FORMATS)}")
     board = build(results, home("results") / "published.csv", suite, metric, frozenset(include))
     folder = results.parent if results.name == "runs" else results
-    csv = output if output and kind == "csv" else folder / "leaderboard.csv"
+    csv = output if output and kind in ("csv", "table") else folder / "leaderboard.csv"
     csv.parent.mkdir(parents=True, exist_ok=True)
     write_csv(board, csv)
     written = [csv]

@@ -1,0 +1,130 @@
+"""The commands that work on finished runs, as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def runs(cli: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A good, an equal and a bad model on the tiny suite."""
+    out = tmp_path_factory.mktemp("runs") / "runs"
+    found = {}
+    for name, rate in {"good": "0", "same": "0.0000001", "bad": "0.6"}.items():
+        command = tiny.run("noisy-oracle", out / name, "--model-arg", f"error_rate={rate}", "--json")
+        found[name] = Path(json.loads(cli(*command).stdout)["run"])
+    full = json.loads(cli(*tiny.run("full", out / "full", "--json")).stdout)
+    return {**found, "full": Path(full["run"]), "out": out}
+
+
+def test_compare(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    shown = cli("compare", runs["good"], runs["bad"], "--markdown", tmp_path / "c.md")
+    assert shown.returncode == 0, shown.stderr
+    assert "72 expressions of 12 images" in shown.stdout
+    assert "cIoU" in (tmp_path / "c.md").read_text()
+    (comparison,) = json.loads(cli("compare", runs["good"], runs["bad"], "--json").stdout)["comparisons"]
+    assert comparison["n_shared"] == 72
+
+
+def test_compare_refuses_another_protocol(cli: Any, tiny: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    lisa = json.loads(cli(*tiny.run("full", tmp_path, "--protocol", "lisa", "--json")).stdout)["run"]
+    result = cli("compare", runs["full"], lisa)
+    assert result.returncode in (2, 4)
+    assert "lisa" in result.stderr
+
+
+def test_gate(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    reference = tmp_path / "gates/tiny.json"
+    made = cli("gate", runs["good"], "--against", reference, "--update", "--margin", "1.5")
+    assert made.returncode == 0, made.stderr
+    assert "margin 1.5 points" in made.stdout
+    passed = cli("gate", runs["same"], "--against", reference, "--json")
+    assert passed.returncode == 0, passed.stderr
+    assert json.loads(passed.stdout)["answer"] == "pass"
+    extra = ["--junit", tmp_path / "gate.xml", "--markdown", tmp_path / "gate.md"]
+    failed = cli("gate", runs["bad"], "--against", reference, *extra)
+    assert failed.returncode == 3
+    assert "error:" in failed.stderr
+    assert ElementTree.parse(tmp_path / "gate.xml").getroot().find(".//failure") is not None
+    assert "regression" in (tmp_path / "gate.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--margin", "2"], 2, "--update"),
+        (["--update", "--tolerance", "latency"], 2, "figure=ratio"),
+        ([], 4, "nowhere.json"),
+    ],
+)
+def test_gate_mistakes(cli: Any, runs: dict[str, Path], tmp_path: Path, more: list[str], code: int, words: str) -> None:
+    result = cli("gate", runs["good"], "--against", tmp_path / "nowhere.json", *more)
+    assert (result.returncode, words in result.stderr) == (code, True), result.stderr
+
+
+def test_leaderboard(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    shown = cli("leaderboard", "--results", runs["out"], "--suite", "tiny")
+    assert shown.returncode == 0, shown.stderr
+    assert "sees the ground truth" in shown.stdout
+    with (runs["out"].parent / "leaderboard.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["suite"] == "tiny"]
+    assert {row["model"] for row in rows} >= {"noisy-oracle", "full"}
+    for kind in ("md", "html", "csv"):
+        target = tmp_path / f"board.{kind}"
+        assert cli("leaderboard", "--results", runs["out"], "--format", kind, "-o", target).returncode == 0
+        assert "LENS-3B" in target.read_text()
+    published = cli("leaderboard", "--results", tmp_path / "none", "--include", "published", "--suite", "refcoco")
+    assert "LENS-3B" in published.stdout
+    wrong = cli("leaderboard", "--results", runs["out"], "--metric", "cio")
+    assert wrong.returncode == 2
+    assert "ciou" in wrong.stderr
+
+
+def test_report(cli: Any, tiny: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    where = ["--data-root", tiny.data_root, "--suite", tiny.card_path]
+    page, plots = tmp_path / "page.html", tmp_path / "plots"
+    result = cli("report", runs["good"], runs["bad"], "-o", page, "--plots", plots, *where)
+    assert result.returncode == 0, result.stderr
+    text = page.read_text()
+    assert "thing 0 0" in text  # an expression of the suite
+    assert not re.search(r"(?:src|href)=[\"']https?:", text)
+    assert {p.suffix for p in plots.iterdir()} == {".svg", ".png"}
+    alone = cli("report", runs["full"], *where)
+    assert alone.returncode == 0
+    assert (runs["full"] / "report.html").exists()
+
+
+def test_view_serves_reports_on_loopback(cli: Any, tiny: Any, runs: dict[str, Path]) -> None:
+    assert cli("report", runs["full"], "--data-root", tiny.data_root, "--suite", tiny.card_path).returncode == 0
+    command = [sys.executable, "-u", "-m", "lens_bench.cli", "view", str(runs["out"]), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[0]
+            assert url.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(url, timeout=20) as index:
+                assert b"report.html" in index.read()
+        finally:
+            server.terminate()
+
+
+def test_finished_runs_need_no_torch(runs: dict[str, Path]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['lens-bench', 'compare', {str(runs['good'])!r}, {str(runs['bad'])!r}]\n"
+        "from lens_bench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

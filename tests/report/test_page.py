@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.masks import encode
+from lens_bench.records import Prediction
 from lens_bench.report.page.build import PageOptions, report
 from lens_bench.report.page.choose import choose
 from lens_bench.report.page.pictures import _runs
@@ -97,6 +98,20 @@ def test_an_incomplete_run_says_so(tmp_path: Path, suite: Suite) -> None:
     report([run.root], options=options(suite))
     assert "not complete" in run.report.read_text()
     assert "12 of 50" in run.report.read_text()
+
+
+def test_one_sample_one_failure_and_no_answer_at_all_make_a_page(tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, ["the only one"])
+    wanted = options(suite, plots=True)
+    one = run_suite(suite, tmp_path / "one", lambda n, s: shifted(n, s, 3))
+    failed = run_suite(suite, tmp_path / "failed", lambda n, s: Prediction(s.id, "error", error="it broke"))
+    none = write_run(tmp_path / "none", [], n_samples=1, suite_hash=suite.split.content_hash)
+    infos = [report([run.root], options=wanted)[0] for run in (one, failed, none)]
+    assert [(i.samples, i.drawn) for i in infos] == [(1, 1), (1, 1), (0, 0)]
+    assert "it broke" in failed.report.read_text()
+    assert "not complete" in none.report.read_text()
+    (twice,) = report([one.root, one.root], tmp_path / "twice.html", wanted)
+    assert twice.samples == 1
 
 
 # ---------------------------------------------------------------------------------------------- what is left out

@@ -10,7 +10,7 @@ import pytest
 from lens_bench.records import Prediction, Sample
 from lens_bench.report.page.build import PageOptions, report
 
-from .made_runs import perf
+from .made_runs import perf, write_run
 from .made_suite import SIDE, Suite, corner, run_suite, shifted, write_suite
 
 pytest.importorskip("selenium", reason="selenium is not installed (extra `dev`)")
@@ -125,6 +125,14 @@ def test_only_rows_in_sight_are_in_the_document_and_scrolling_brings_the_rest(br
     browser.js("const t = document.getElementById('table'); t.scrollTop = t.scrollHeight")
     browser.wait("return !!document.querySelector('#body tr[data-row=\"59\"]')")
     assert browser.find("#body tr[data-row='59']").get_attribute("aria-rowindex") == "61"
+
+
+def test_a_run_without_an_answer_says_so(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path, [], n_samples=3)
+    report([run.root], options=PageOptions(data_root=tmp_path))
+    browser.open(run.report)
+    assert browser.driver.get_log("browser") == []
+    assert browser.find("#viewer").text == browser.find("#body .none").text == "No expression was answered."
 
 
 # ---------------------------------------------------------------------------------------------- gallery and keys

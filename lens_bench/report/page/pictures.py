@@ -128,7 +128,7 @@ def _thumb_size(size: Size, side: int) -> Size:
 def _data_uri(pixels: Pixels, thumb: Size) -> str:
     image = Image.fromarray(pixels).resize((thumb[1], thumb[0]), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

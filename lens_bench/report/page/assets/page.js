@@ -219,7 +219,7 @@
     const rows = gallery.list?.rows ?? [];
     const viewer = $("viewer");
     if (!rows.length) {
-      viewer.replaceChildren(make("p", { className: "quiet" }, "No sample to show."));
+      viewer.replaceChildren(make("p", { className: "quiet" }, total ? "No sample to show." : "No expression was answered."));
       return;
     }
     gallery.at = Math.max(0, Math.min(at, rows.length - 1));
@@ -294,6 +294,7 @@
     }
   }
   showLegend();
+  $("lists").hidden = !data.lists.length;
   $("lists").append(...data.lists.map((list) => make("button", { type: "button", "data-list": list.name, "aria-pressed": "false" }, list.title)));
   $("lists").addEventListener("click", (event) => {
     const list = data.lists.find((l) => l.name === event.target.dataset.list);
@@ -395,7 +396,7 @@
     const focused = document.activeElement?.closest?.("#body tr") !== null && document.activeElement?.closest?.("#body tr") !== undefined;
     const lines = [];
     for (let at = first; at < end; at++) lines.push(line(at));
-    if (!table.rows.length) lines.push(make("tr", { className: "none" }, make("td", { colSpan: columns.length }, "No sample fits these filters.")));
+    if (!table.rows.length) lines.push(make("tr", { className: "none" }, make("td", { colSpan: columns.length }, total ? "No sample fits these filters." : "No expression was answered.")));
     $("body").replaceChildren(pad(first), ...lines, pad(table.rows.length - end));
     box.firstElementChild.setAttribute("aria-rowcount", table.rows.length + 1);
     if (focused) $("body").querySelector('tr[tabindex="0"]')?.focus({ preventScroll: true });
@@ -483,5 +484,6 @@
   const named = location.hash.startsWith("#sample=") ? samples.id.indexOf(decodeURIComponent(location.hash.slice(8))) : -1;
   if (named >= 0) openList({ name: "table", title: "Table", rows: table.rows }, table.rows.indexOf(named), { scroll: true });
   else if (gallery.list) openList(gallery.list, 0, { remember: false });
+  else show(0);
   root.dataset.startMs = (performance.now() - started).toFixed(1);
 })();

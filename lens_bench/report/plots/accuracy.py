@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from lens_bench.report.figures import title
 from lens_bench.report.plots.groups import Group, Shown
-from lens_bench.report.plots.style import INK, LEADER, SOFT, drawing, new_figure, save, short, slug
+from lens_bench.report.plots.style import INK, LEADER, SOFT, drawing, log_axis, new_figure, save, short, slug
 
 _BAR = 0.15  # inches of one bar and its gap
 # Where a name may stand, seen from its point: how far (1/72 inch), and in which direction; the first that fits.
@@ -133,10 +133,8 @@ def draw_pareto(group: Group, folder: Path, metric: str = "ciou") -> list[Path]:
 def _scatter(axes: Axes, points: Sequence[Point]) -> None:
     slow, fast = min(p.x for p in points), max(p.x for p in points)
     if fast > 5 * slow:
-        axes.set_xscale("log")
+        log_axis(axes)
         axes.set_xlim(slow / 1.6, fast * 1.6)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
     else:
         axes.set_xlim(0, fast * 1.2)
     low = min((p.interval or (p.y, p.y))[0] for p in points)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from lens_bench.records import Size
 from lens_bench.report.plots.groups import Group, Shown
-from lens_bench.report.plots.style import drawing, label_ends, new_figure, save, short
+from lens_bench.report.plots.style import drawing, label_ends, log_axis, new_figure, save, short
 from lens_bench.report.runset import ScoredRun
 from lens_bench.run.files import read_lines
 from lens_bench.scoring.ratios import Ratio
@@ -159,9 +159,7 @@ def _draw(
         for number, (shown, bins) in enumerate(drawn):
             _line(axes, shown, bins, factor, number - (len(drawn) - 1) / 2, log=log)
         if log:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
+            log_axis(axes)
         axes.set_ylim(0, 102)
         axes.set_xlabel(f"{label}; vertical bars: 95 % intervals")
         axes.set_ylabel(f"mean IoU (%), {group.title}")

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 WIDTH = 3.3  # inches: one column of a two-column paper
 DPI = 200
@@ -179,3 +180,11 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
             arrowprops=LEADER | {"color": colour, "relpos": (0, 0.5)},
         )
     axes.set_xlim(right=right)
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic horizontal axis with plain numbers, at 1, 2 and 5 so that less than a decade has some too."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")

@@ -17,7 +17,7 @@ from lens_bench.errors import CheckpointError
 from lens_bench.lens.recipe import Recipe
 
 if TYPE_CHECKING:
-    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Sam2Config
+    from lens_bench.lens.hf import Qwen2_5_VLConfig, Qwen2VLConfig, Sam2Config
 
 FORMAT: Literal["lens-bench/1"] = "lens-bench/1"
 CONFIG_NAME = "lens_config.json"
@@ -90,14 +90,14 @@ class LensConfig(BaseModel):
 
     def qwen_config(self) -> Qwen2_5_VLConfig | Qwen2VLConfig:
         """A fresh configuration object of transformers."""
-        from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
+        from lens_bench.lens.hf import Qwen2_5_VLConfig, Qwen2VLConfig
 
         kind = Qwen2_5_VLConfig if self.family == "qwen2_5_vl" else Qwen2VLConfig
         return kind(**json.loads(json.dumps(self.qwen)))
 
     def sam_config(self) -> Sam2Config:
         """A fresh configuration object of transformers."""
-        from transformers import Sam2Config
+        from lens_bench.lens.hf import Sam2Config
 
         return Sam2Config(**json.loads(json.dumps(self.sam)))
 

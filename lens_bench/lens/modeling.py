@@ -13,16 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lens_bench.torchvision_guard import guard_torchvision
-
-guard_torchvision()
-
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration  # noqa: E402
-
-from lens_bench.lens.config import LensConfig, Positions, whole  # noqa: E402
-from lens_bench.lens.connector import ContextHead  # noqa: E402
-from lens_bench.lens.positions import Grid, padded_positions  # noqa: E402
-from lens_bench.lens.sam import SamPart  # noqa: E402
+from lens_bench.lens.config import LensConfig, Positions, whole
+from lens_bench.lens.connector import ContextHead
+from lens_bench.lens.hf import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from lens_bench.lens.positions import Grid, padded_positions
+from lens_bench.lens.sam import SamPart
 
 if TYPE_CHECKING:
     from lens_bench.lens.cache import KeyValues

@@ -14,7 +14,7 @@ from lens_bench.errors import CheckpointError
 from lens_bench.lens.recipe import Recipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from lens_bench.lens.hf import PreTrainedTokenizerBase
 
 
 class Tokenizer(Protocol):
@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path) -> HubTokenizer:
     Raises:
         CheckpointError: The folder has none that transformers can read.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from lens_bench.lens.hf import AutoTokenizer, PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise CheckpointError(f"no tokenizer in {folder}", "expected tokenizer.json, or vocab.json with merges.txt")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Sam2Config, Sam2Model
 
 from lens_bench.lens.config import whole
+from lens_bench.lens.hf import Sam2Config, Sam2Model
 
 
 @dataclass(frozen=True, slots=True)

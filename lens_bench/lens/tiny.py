@@ -40,8 +40,8 @@ def special_id(token: str) -> int:
 def byte_tokenizer() -> HubTokenizer:
     """A tokenizer of the 256 bytes and Qwen's special tokens: any text round-trips, nothing has to be learned."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
+    from lens_bench.lens.hf import PreTrainedTokenizerFast
     from lens_bench.lens.prompts import HubTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

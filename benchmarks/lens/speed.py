@@ -1,0 +1,295 @@
+"""Expressions per second: our engine against the authors-style loop, side by side in one process.
+
+    python benchmarks/lens/speed.py                      # CPU, 20-60 M parameters, 8 images x 7 expressions
+    python benchmarks/lens/speed.py --device cuda --size 3b --dtype bfloat16 --images 32 --json results/lens_h200.json
+
+Both run the same model with random weights and the same prompts, and must give the same text and the same masks; the
+answers are cut at ``--tokens`` tokens. Rounds alternate between the two, so that other load on the machine meets both.
+The referents of the loop hold two to three expressions each, as in RefCOCO.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lens_bench import masks
+from lens_bench.lens.checkpoint import fresh
+from lens_bench.lens.config import HeadConfig, LensConfig, Positions, sam_preset
+from lens_bench.lens.engine import Answer, Engine
+from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.prompts import Prompter
+from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.tiny import byte_tokenizer, lively, special_id
+from lens_bench.records import Pixels
+
+FLIPPED = 1e-3
+TARGETS = {"cpu": {"lens-1d": 4.0, "mrope": 5.0}, "cuda": {"lens-1d": 10.0, "mrope": 10.0}}
+# RefCOCO, RefCOCO+ and RefCOCOg, all eight splits.
+EIGHT_SPLITS = (9_900, 62_000)
+
+
+def small_config(positions: Positions, tokens: int, sam_size: int) -> LensConfig:
+    """About 50 M parameters: SAM 2 Hiera-T with a language model and tower of a few million."""
+    return _config(
+        positions,
+        tokens,
+        text={"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8},
+        heads=2,
+        vision={
+            "depth": 6,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_heads": 4,
+            "fullatt_block_indexes": [2, 5],
+        },
+        sections=[4, 6, 6],
+        head=HeadConfig(queries=64, width=256, depth=4, heads=16),
+        sam=sam_preset("sam2_hiera_t", sam_size),
+    )
+
+
+def full_config(positions: Positions, tokens: int, sam_size: int) -> LensConfig:
+    """LENS-3B: Qwen2.5-VL-3B, 64 queries, Hiera-L; only the vocabulary's tokenizer is ours."""
+    return _config(
+        positions,
+        tokens,
+        text={
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "vocab_size": 151936,
+        },
+        heads=2,
+        vision={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        sections=[16, 24, 24],
+        head=HeadConfig(queries=64, width=2048, depth=4, heads=16),
+        sam=sam_preset("sam2_hiera_l", sam_size),
+    )
+
+
+def _config(
+    positions: Positions,
+    tokens: int,
+    text: dict[str, object],
+    heads: int,
+    vision: dict[str, object],
+    sections: list[int],
+    head: HeadConfig,
+    sam: dict[str, object],
+) -> LensConfig:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    width = text["hidden_size"]
+    qwen: dict[str, object] = {
+        "text_config": {"vocab_size": 2048, **text, "num_key_value_heads": heads, "rope_parameters": rope},
+        "vision_config": {**vision, "out_hidden_size": width},
+        "image_token_id": special_id("<|image_pad|>"),
+        "video_token_id": special_id("<|video_pad|>"),
+        "vision_start_token_id": special_id("<|vision_start|>"),
+        "vision_end_token_id": special_id("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }
+    padding = special_id("<|endoftext|>")
+    return LensConfig(
+        family="qwen2_5_vl",
+        qwen=qwen,
+        sam=sam,
+        head=head,
+        ends=(special_id("<|im_end|>"), padding),
+        padding=padding,
+        positions=positions,
+        recipe=Recipe(max_length=None, max_new_tokens=tokens),
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images, their referents, and each referent's expressions."""
+
+    images: list[Pixels]
+    referents: list[tuple[int, list[str]]]
+
+    @property
+    def asks(self) -> list[tuple[int, str]]:
+        return [(image, text) for image, texts in self.referents for text in texts]
+
+
+def make_work(images: int, expressions: int, seed: int = 0) -> Work:
+    """COCO-sized noise pictures with made-up expressions of three to nine words."""
+    rng = np.random.default_rng(seed)
+    sizes = [(480, 640), (640, 480), (427, 640), (480, 640), (375, 500), (640, 425), (480, 640), (500, 333)]
+    words = "left right red blue tall small man woman dog cat chair table with near behind the front hat ball".split()
+    pictures, referents = [], []
+    for n in range(images):
+        height, width = sizes[n % len(sizes)]
+        coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        tall = np.repeat(coarse, -(-height // 12), axis=0)[:height]
+        pictures.append(np.ascontiguousarray(np.repeat(tall, -(-width // 12), axis=1)[:, :width]))
+        texts = [" ".join(rng.choice(words, size=rng.integers(3, 10))) for _ in range(expressions)]
+        at = 0
+        while at < expressions:
+            step = 3 if (expressions - at) % 2 else 2
+            referents.append((n, texts[at : at + step]))
+            at += step
+    return Work(pictures, referents)
+
+
+def authors_loop() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lens_authors_loop", Path(__file__).parent / "authors_loop.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lens_authors_loop"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def clock(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def executed_flops(engine: Engine, work: Work) -> float:
+    """Operations that the engine executes for one expression: matrix products and attention, by torch's counter."""
+    few = work.asks[: 2 * len(work.asks) // max(1, len(work.images))]
+    with FlopCounterMode(display=False) as counter:
+        engine.answer(work.images, few)
+    return counter.get_total_flops() / len(few)
+
+
+def compare(model: LensModel, work: Work, rounds: int) -> dict[str, object]:
+    """Run both in turn; check that they agree; give speeds and the ratio of every round."""
+    prompter = Prompter(model.config.recipe, byte_tokenizer(), frozenset(model.config.ends), model.config.padding)
+    engine, loop = Engine(model, prompter), authors_loop()
+    ours: list[Answer] = []
+    plain: list[object] = []
+
+    def run_engine() -> None:
+        ours[:] = engine.answer(work.images, work.asks)
+
+    def run_loop() -> None:
+        plain[:] = [
+            result
+            for image, texts in work.referents
+            for result in loop.segment_referent(model, prompter, work.images[image], texts)
+        ]
+
+    few = Work(work.images[:1], [r for r in work.referents if r[0] == 0][:1])
+    engine.answer(few.images, few.asks)
+    loop.segment_referent(model, prompter, few.images[0], few.referents[0][1])
+    seconds: dict[str, list[float]] = {"engine": [], "loop": []}
+    for number in range(rounds):
+        order = [("engine", run_engine), ("loop", run_loop)]
+        for name, job in order if number % 2 == 0 else order[::-1]:
+            seconds[name].append(clock(job, model.device))
+    texts = sum(a.ids != b.ids for a, b in zip(ours, plain, strict=True))
+    flips = [
+        float(np.mean(masks.decode(a.mask) != b.mask)) for a, b in zip(ours, plain, strict=True) if a.mask is not None
+    ]
+    count = len(work.asks)
+    best = {name: min(times) for name, times in seconds.items()}
+    return {
+        "expressions": count,
+        "answer_tokens_mean": statistics.mean(len(a.ids) for a in ours),
+        "engine_per_second": count / best["engine"],
+        "loop_per_second": count / best["loop"],
+        "ratios": [b / a for a, b in zip(seconds["engine"], seconds["loop"], strict=True)],
+        "ratio": statistics.median(b / a for a, b in zip(seconds["engine"], seconds["loop"], strict=True)),
+        "texts_that_differ": texts,
+        "largest_share_of_flipped_pixels": max(flips),
+        "stage_seconds": engine.seconds,
+        "flops_per_expression": executed_flops(engine, work),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--size", default="small", choices=["small", "3b"])
+    parser.add_argument("--positions", nargs="+", default=["lens-1d", "mrope"], choices=["lens-1d", "mrope"])
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--expressions", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument(
+        "--sam-size", type=int, default=0, help="Input side of SAM 2: 512 (small) or 1024 (3b) unless given."
+    )
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides.")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="Of the device, for the utilisation.")
+    parser.add_argument("--json", type=Path, default=None)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    work, failed = make_work(args.images, args.expressions), False
+    report: dict[str, object] = {
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else platform.processor(),
+        "torch": torch.__version__,
+        "arguments": {k: str(v) for k, v in vars(args).items()},
+    }
+    for positions in args.positions:
+        config = (small_config if args.size == "small" else full_config)(
+            positions, args.tokens, args.sam_size or (512 if args.size == "small" else 1024)
+        )
+        model = lively(fresh(config, 0), 0).to(args.device, getattr(torch, args.dtype)).eval()
+        found = compare(model, work, args.rounds)
+        parameters = sum(p.numel() for p in model.parameters())
+        target = TARGETS["cpu" if args.device == "cpu" else "cuda"][positions]
+        print(f"\n{positions}: {parameters / 1e6:.1f} M parameters, {found['expressions']} expressions")
+        for key in (
+            "engine_per_second",
+            "loop_per_second",
+            "ratio",
+            "texts_that_differ",
+            "largest_share_of_flipped_pixels",
+        ):
+            print(f"  {key:34s} {found[key]:.4g}")
+        print(f"  ratios of the rounds               {', '.join(f'{r:.2f}' for r in found['ratios'])}")  # type: ignore[attr-defined]
+        print(f"  target                             {target:g}x")
+        for stage, s in found["stage_seconds"].items():  # type: ignore[attr-defined]
+            print(f"    {stage:32s} {s:.3f} s")
+        speed, flops = float(found["engine_per_second"]), float(found["flops_per_expression"])  # type: ignore[arg-type]
+        minutes = EIGHT_SPLITS[1] / speed / 60
+        print(f"  eight RefCOCO splits at this speed {minutes:.1f} min")
+        print(f"  executed FLOPs per second          {flops * speed / 1e12:.2f} T")
+        if args.peak_tflops:
+            found["flops_utilisation"] = flops * speed / 1e12 / args.peak_tflops
+            print(f"  share of the peak                  {found['flops_utilisation']:.3f}")
+        exact = args.dtype == "float32"
+        wrong = exact and (
+            bool(found["texts_that_differ"]) or float(found["largest_share_of_flipped_pixels"]) > FLIPPED
+        )  # type: ignore[arg-type]
+        failed |= wrong or float(found["ratio"]) < target  # type: ignore[arg-type]
+        report[positions] = {**found, "parameters": parameters, "target": target, "minutes_for_eight_splits": minutes}
+        del model
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

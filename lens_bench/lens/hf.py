@@ -1,0 +1,31 @@
+"""What is used of transformers, imported behind the torchvision guard; the rest of the package takes it from here."""
+
+from __future__ import annotations
+
+from lens_bench.torchvision_guard import guard_torchvision
+
+guard_torchvision()
+
+from transformers import (  # noqa: E402
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Sam2Config,
+    Sam2Model,
+)
+
+__all__ = [
+    "AutoTokenizer",
+    "PreTrainedTokenizerBase",
+    "PreTrainedTokenizerFast",
+    "Qwen2VLConfig",
+    "Qwen2VLForConditionalGeneration",
+    "Qwen2_5_VLConfig",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Sam2Config",
+    "Sam2Model",
+]

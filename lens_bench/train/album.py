@@ -1,0 +1,122 @@
+"""Images and annotations as tensors, and features of frozen towers kept in memory.
+
+A feature that may be cached is always computed for its image alone, so that it is the same whether it was kept or not,
+whatever was in the batch before a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lens_bench import masks
+from lens_bench.lens.images import Patching, Prepared, prepare
+from lens_bench.lens.modeling import LensModel
+from lens_bench.records import Box, GroundTruth, ImageSource
+from lens_bench.train.data import Item
+from lens_bench.train.trainee import Sight
+
+_NOTHING = torch.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a mask should be.
+
+    Attributes:
+        mask: Bool [H, W].
+        valid: Bool [H, W], False at pixels that are to be ignored.
+        box: The annotation's own, else the tight one; None for an empty mask.
+    """
+
+    mask: Tensor
+    valid: Tensor
+    box: Box | None
+
+
+def truth_of(annotation: GroundTruth) -> Truth:
+    """Rasterise an annotation: the union of its parts."""
+    union, _, ignore = masks.merge_truth(annotation)
+    wanted = torch.from_numpy(masks.decode(union).astype(np.bool_))
+    valid = ~torch.from_numpy(masks.decode(ignore).astype(np.bool_))
+    return Truth(wanted, valid, annotation.box or masks.box_of(union))
+
+
+class Album:
+    """Loads images, one step ahead where asked.
+
+    Args:
+        lens: The model whose towers see them.
+        visual: Keep visual tokens: the vision tower is frozen.
+        sam: Keep SAM 2's features: its image encoder is frozen.
+        budget: Bytes that may be kept.
+    """
+
+    def __init__(self, lens: LensModel, *, visual: bool, sam: bool, budget: float) -> None:
+        self._lens = lens
+        self._visual = visual and budget > 0
+        self._sam = sam and budget > 0
+        self._left = budget
+        temporal = getattr(lens.qwen.config.vision_config, "temporal_patch_size", 2)
+        self._patching = Patching(lens.patch, lens.merge, int(temporal))
+        self._kept: dict[str, Sight] = {}
+        self._coming: dict[str, Future[Prepared]] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="images")
+
+    def announce(self, items: Sequence[Item]) -> None:
+        """Begin to read images that will be asked for next."""
+        for item in items:
+            if item.image not in self._kept and item.image not in self._coming:
+                self._coming[item.image] = self._reader.submit(self._prepare, item.sample.image)
+
+    def sights(self, items: Sequence[Item]) -> list[Sight]:
+        """The images of items, in order."""
+        return [self._sight(item) for item in items]
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _sight(self, item: Item) -> Sight:
+        kept = self._kept.get(item.image)
+        if kept is not None:
+            return kept
+        coming = self._coming.pop(item.image, None)
+        prepared = coming.result() if coming is not None else self._prepare(item.sample.image)
+        if not (self._visual or self._sam):
+            return Sight(prepared)
+        sight = self._featured(prepared)
+        size = sum(t.numel() * t.element_size() for t in _tensors(sight))
+        if size <= self._left:
+            self._left -= size
+            self._kept[item.image] = sight
+        return sight
+
+    def _prepare(self, source: ImageSource) -> Prepared:
+        return prepare(
+            source.read(), self._lens.config.recipe, self._patching, self._lens.sam.image_size, source.name
+        )
+
+    @torch.no_grad()
+    def _featured(self, prepared: Prepared) -> Sight:
+        lens, sight = self._lens, Sight(prepared)
+        if self._visual:
+            (tokens,) = lens.see(prepared.patches, [prepared.grid])
+            sight = replace(sight, visual=tokens.clone(), prepared=replace(sight.prepared, patches=_NOTHING))
+        if self._sam:
+            dtype = lens.sam.sam2.no_memory_embedding.dtype
+            features = lens.sam.features(prepared.square[None].to(lens.device, dtype))
+            sight = replace(sight, sam=features, prepared=replace(sight.prepared, square=_NOTHING))
+        return sight
+
+
+def _tensors(sight: Sight) -> list[Tensor]:
+    found = [sight.prepared.patches, sight.prepared.square]
+    found += [sight.visual] if sight.visual is not None else []
+    found += [sight.sam.image, sight.sam.fine, sight.sam.middle] if sight.sam is not None else []
+    return found

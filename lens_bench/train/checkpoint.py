@@ -1,0 +1,238 @@
+"""Checkpoints of a training: complete or not there, rotated, and models that ``lens-bench run`` takes as they are.
+
+Nothing has to be saved of random generators and data iterators, because draws are functions of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.lens.checkpoint import Precision, assign
+from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
+from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.prompts import HubTokenizer
+from lens_bench.lens.save import Story, save
+from lens_bench.lens.sources import MemorySource, SafetensorsSource, folder_shards
+from lens_bench.train.config import TrainRecipe
+from lens_bench.train.lora import merged
+from lens_bench.train.trainee import Trainee
+
+STATE = "trainer_state.pt"
+FINAL = "final"
+_NAME = re.compile(r"checkpoint-(\d{8})")
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+# What may change between the parts of a training without changing what is trained.
+_FREE = ("saving", "evaluation", "stop", "title", "summary")
+
+
+class Keeper:
+    """Writes and finds the checkpoints of one stage.
+
+    Args:
+        folder: Of the stage.
+        recipe: What is trained.
+        accelerator: Only the first rank writes.
+        tokenizer: Goes with the weights.
+        hashes: Content hash of the data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: TrainRecipe,
+        accelerator: Accelerator,
+        tokenizer: HubTokenizer,
+        hashes: Mapping[str, str],
+    ) -> None:
+        self.folder = folder
+        self._recipe = recipe
+        self._accelerator = accelerator
+        self._tokenizer = tokenizer
+        self._hashes = hashes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether ranks hold parts of the weights."""
+        return self._accelerator.distributed_type in _SHARDED
+
+    def save(self, step: int, trainee: nn.Module, lens: LensModel, optimiser: Optimizer) -> Path:
+        """Write a checkpoint to resume from, then remove the oldest ones; returns its folder."""
+        target = self.folder / f"checkpoint-{step:08d}"
+        part = self._begin(target)
+        plain = self._plain(trainee, lens)
+        if self.sharded:
+            self._accelerator.save_state(str(part / "sharded"))
+        if self._accelerator.is_main_process:
+            self._write(part, plain, step)
+            state = {"step": step, "extra": _extra(self._accelerator.unwrap_model(trainee), lens)}
+            torch.save(state if self.sharded else {**state, "optimiser": optimiser.state_dict()}, part / STATE)
+            _move(part, target)
+            for old in checkpoints(self.folder)[: -self._recipe.saving.keep]:
+                shutil.rmtree(old)
+        self._accelerator.wait_for_everyone()
+        return target
+
+    def finish(self, step: int, trainee: nn.Module, lens: LensModel) -> Path:
+        """Write the result, in the recipe's precision and without the optimizer."""
+        target = self.folder / FINAL
+        part = self._begin(target)
+        plain = self._plain(trainee, lens)
+        if self._accelerator.is_main_process:
+            dtype = getattr(torch, self._recipe.saving.dtype)
+            plain = plain if dtype == torch.float32 else _cast(plain, dtype)
+            self._write(part, plain, step)
+            _move(part, target)
+        self._accelerator.wait_for_everyone()
+        return target
+
+    def restore(self, folder: Path, trainee: nn.Module, lens: LensModel, optimiser: Optimizer) -> int:
+        """Put a checkpoint's trained weights and optimizer state in place; returns the number of steps done.
+
+        Raises:
+            CheckpointError: It is incomplete or belongs to another model.
+        """
+        try:
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except (FileNotFoundError, RuntimeError, EOFError) as error:
+            raise CheckpointError(f"{folder} cannot be resumed: {' '.join(str(error).split())[:120]}") from None
+        if self.sharded:
+            self._accelerator.load_state(str(folder / "sharded"))
+        else:
+            _restore_weights(folder, lens)
+            optimiser.load_state_dict(state["optimiser"])
+        _restore_extra(self._accelerator.unwrap_model(trainee), lens, state["extra"])
+        return int(state["step"])
+
+    def _begin(self, target: Path) -> Path:
+        part = target.with_name(f".{target.name}.part")
+        if self._accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        self._accelerator.wait_for_everyone()
+        return part
+
+    def _plain(self, trainee: nn.Module, lens: LensModel) -> LensModel:
+        """The model as it is evaluated: whole, and with adapters merged."""
+        if not self.sharded:
+            return merged(lens)
+        tensors = self._accelerator.get_state_dict(trainee)
+        if not self._accelerator.is_main_process:
+            return lens
+        own = {name.removeprefix("lens."): t for name, t in tensors.items() if name.startswith("lens.")}
+        with torch.device("meta"):
+            plain = LensModel(lens.config)
+        shapes, tied = own_shapes(plain), tied_names(plain)
+        source = MemorySource({name: own[name] for name in shapes if name in own}, "the sharded model")
+        assign(plain, make_plan(OWN, shapes, source, tied), "cpu", Precision())
+        return plain.eval()
+
+    def _write(self, folder: Path, plain: LensModel, step: int) -> None:
+        recipe = self._recipe
+        facts = {"recipe": recipe.name, "stage": recipe.stage, "seed": recipe.seed, "steps": step}
+        facts["settings"] = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
+        save(plain, folder, self._tokenizer, Story(recipe.name, recipe.summary, facts, self._hashes))
+
+
+# ---------------------------------------------------------------------------------------------- finding
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a stage, oldest first; a folder of that name is complete, because it was moved."""
+    return sorted(path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
+
+
+def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str]) -> None:
+    """Check that a stage goes on with the recipe and data it began with; write them down where it begins.
+
+    Raises:
+        UsageError: Something else is trained than was begun here.
+    """
+    path = folder / "recipe.json"
+    now = {"recipe": recipe.model_dump(mode="json"), "data": dict(hashes)}
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+        return
+    then = json.loads(path.read_text(encoding="utf-8"))
+    for key in _flat(now).keys() | _flat(then).keys():
+        free = key.split(".")[1] in _FREE or key in ("recipe.runtime.tensorboard", "recipe.runtime.threads")
+        if not free and _flat(now).get(key) != _flat(then).get(key):
+            raise UsageError(
+                f"{folder} was begun with another {key}: {_flat(then).get(key)!r}, now {_flat(now).get(key)!r}",
+                "train with what it was begun with, under another --out, or anew with --fresh",
+            )
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else name).items()}
+
+
+# ---------------------------------------------------------------------------------------------- tensors
+
+
+def _move(part: Path, target: Path) -> None:
+    """Put a complete folder in its place; an older one of that name goes first."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        part.rename(target)
+        shutil.rmtree(old)
+    else:
+        part.rename(target)
+
+
+def _cast(lens: LensModel, dtype: torch.dtype) -> LensModel:
+    with torch.device("meta"):
+        plain = LensModel(lens.config)
+    tensors = {**dict(lens.named_parameters(remove_duplicate=False)), **dict(lens.named_buffers())}
+    shapes = own_shapes(plain)
+    source = MemorySource({name: tensors[name].detach() for name in shapes}, "the trained model")
+    assign(plain, make_plan(OWN, shapes, source, tied_names(plain)), "cpu", Precision(dtype, dtype, dtype))
+    return plain.eval()
+
+
+@torch.no_grad()
+def _restore_weights(folder: Path, lens: LensModel) -> None:
+    """Read what trains from the checkpoint; everything else is as it was at the start. Adapters come separately."""
+    wanted = {name: p for name, p in lens.named_parameters() if p.requires_grad and ".lora_" not in name}
+    source = SafetensorsSource(folder_shards(folder))
+    with torch.device("meta"):
+        plain = LensModel(lens.config)
+    plan = make_plan(OWN, own_shapes(plain), source, tied_names(plain))
+    for name, parameter in wanted.items():
+        parameter.copy_(source.tensor(plan.keys[Slot(name)]))
+
+
+def _extra(trainee: nn.Module, lens: LensModel) -> dict[str, Tensor]:
+    """What trains, but is no part of the model: adapters, and the probe."""
+    probe = trainee.probe if isinstance(trainee, Trainee) else None
+    found = {f"lens.{name}": p for name, p in lens.named_parameters() if ".lora_" in name}
+    found |= {f"probe.{name}": p for name, p in probe.named_parameters()} if probe is not None else {}
+    return {name: p.detach().cpu().clone() for name, p in found.items()}
+
+
+@torch.no_grad()
+def _restore_extra(trainee: nn.Module, lens: LensModel, extra: Mapping[str, Tensor]) -> None:
+    probe = trainee.probe if isinstance(trainee, Trainee) else None
+    for name, tensor in extra.items():
+        owner, _, rest = name.partition(".")
+        module: nn.Module | None = lens if owner == "lens" else probe
+        if module is None:
+            raise CheckpointError(f"the checkpoint holds {name}, which this recipe does not train")
+        module.get_parameter(rest).copy_(tensor)

@@ -1,0 +1,407 @@
+"""Recipes: what is trained, on what, how. Typed, and an unknown key is an error.
+
+A recipe is a YAML file under ``recipes/`` or a path of the user's. ``base: NAME`` takes another recipe and overrides
+it. A recipe with ``chain`` trains several one after another, each from the last one's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lens_bench.errors import UsageError
+from lens_bench.heads import load_yaml
+from lens_bench.registry import suggest
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Stage = Literal["sam", "vision", "supervised", "grpo"]
+Group = Literal["embeddings", "language", "vision", "head", "sam_prompt", "sam_decoder", "sam_image"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sizes(_Part):
+    """Sizes of a model that is trained from nothing; the defaults are ``lens-nano``'s."""
+
+    width: int = 160
+    layers: int = 4
+    heads: int = 5
+    hidden: int = 384
+    theta: float = 1e4
+    vision_width: int = 128
+    vision_layers: int = 4
+    vision_heads: int = 4
+    vision_hidden: int = 256
+    side: int = Field(default=112, description="Of the language model's square image in pixels, a multiple of 14.")
+    step: int = Field(default=2, description="Coordinates in an answer are multiples of it; one token each.")
+    sam_side: int = 128
+    sam_width: int = 64
+    sam_trunk: tuple[int, int, int, int] = (16, 32, 64, 128)
+    queries: int = 8
+    head_width: int = 128
+    head_layers: int = 2
+    answer_tokens: int = 40
+
+
+class ModelConfig(_Part):
+    """Where training starts: exactly one of ``checkpoint``, ``qwen`` with ``sam``, ``fresh``.
+
+    Attributes:
+        checkpoint: Folder of a LENS checkpoint. In a chain the last stage's result stands in for an empty one.
+        qwen: Folder of a plain Qwen-VL checkpoint; ``sam``: SAM 2's file or folder. The head is drawn from the seed.
+        sam_size: Of the plain checkpoint, one of Meta's four names.
+        queries: Context queries of a fresh head.
+        fresh: Sizes of a model that is trained from nothing, with its own tokenizer of words.
+        prompt: Overrides of how the model is asked (``lens.recipe.Recipe``).
+        dtype: Precision of weights that are not trained; trained ones are kept in float32.
+    """
+
+    checkpoint: str = ""
+    qwen: str = ""
+    sam: str = ""
+    sam_size: str = "sam2_hiera_l"
+    queries: int = 64
+    fresh: Sizes | None = None
+    prompt: dict[str, str | int | bool | None] = {}
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelConfig:
+        given = [bool(self.checkpoint), bool(self.qwen or self.sam), self.fresh is not None]
+        if sum(given) > 1 or bool(self.qwen) != bool(self.sam):
+            raise ValueError("name one start: checkpoint, or qwen with sam, or fresh")
+        return self
+
+
+class Lora(_Part):
+    """Low-rank adapters on the language model instead of its own weights (arXiv 2106.09685)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = 32.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Optimiser(_Part):
+    """AdamW and its schedule. A group without a learning rate is frozen."""
+
+    rates: dict[Group, Annotated[float, Field(gt=0)]]
+    steps: int = Field(ge=1)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: int = Field(default=0, ge=0)
+    floor: Fraction = Field(default=0.0, description="Share of the learning rate that the schedule ends at.")
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: Weight = 0.0
+    max_norm: float = Field(default=1.0, gt=0)
+
+
+class Curriculum(_Part):
+    """Draw samples more often where the start fails, by its measured reward.
+
+    Attributes:
+        measure: Units that are measured before the first step; the others get the mean reward of those.
+        floor: Weight of a unit that is always answered right, beside 1 for one that never is.
+        power: Of the failure rate.
+    """
+
+    measure: int = Field(ge=1)
+    floor: Fraction = 0.1
+    power: float = Field(default=1.0, gt=0)
+
+
+class DataConfig(_Part):
+    """What is trained on.
+
+    Attributes:
+        splits: ``suite/split``, joined in order.
+        held_out: ``suite/split`` or ``suite/*`` (all but the training splits): an image that occurs there is not
+            trained on.
+        paper_data: Train on every image, as the paper did.
+        unit: What an epoch goes over: every expression, every referent with one drawn expression, or every image with
+            up to ``per_image`` drawn expressions.
+        part: Share of the images, by their place in a shuffled order, so that stages can see different ones.
+    """
+
+    splits: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    paper_data: bool = False
+    unit: Literal["expression", "referent", "image"] = "expression"
+    per_image: int = Field(default=8, ge=1)
+    part: tuple[Fraction, Fraction] = (0.0, 1.0)
+    curriculum: Curriculum | None = None
+
+
+class Batch(_Part):
+    """Units of an optimizer step over all ranks, and of one forward pass."""
+
+    units: int = Field(ge=1)
+    micro: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Batch:
+        if self.units % self.micro:
+            raise ValueError("units must be a multiple of micro")
+        return self
+
+
+class Answer(_Part):
+    """What a perfect answer says: ``{box}`` and, where the data has it, ``{rationale}``; in the box ``{x1}`` to ``{y2}``."""
+
+    text: str = "{box}"
+    box: str = '[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}]}}]'
+    step: int = Field(default=1, ge=1, description="Coordinates are rounded to multiples of it.")
+
+
+class Text(_Part):
+    """Cross-entropy of the perfect answer. ``smoothing``: deviation, in tokens, of soft targets at coordinates."""
+
+    weight: Weight = 1.0
+    smoothing: Weight = 0.0
+
+
+class Mask(_Part):
+    """Dice plus binary cross-entropy.
+
+    Attributes:
+        weight: Beside the other losses.
+        size: Where they are compared: the image's own pixels, or the decoder's.
+        correctness: With ``box``, a rollout counts by the IoU of its own box, so that the decoder does not learn from
+            descriptions of something else.
+    """
+
+    weight: Weight = 1.0
+    size: Literal["original", "decoder"] = "original"
+    correctness: Literal["none", "box"] = "none"
+
+
+class RewardConfig(_Part):
+    """One reward: ``format``, ``box``, ``mask``, or the dotted path of a function with TRL's signature.
+
+    ``power`` and ``threshold`` shape IoUs; ``kind`` is the wanted format.
+    """
+
+    name: str
+    weight: float = 1.0
+    power: float = Field(default=2.0, gt=0)
+    threshold: Fraction | None = None
+    kind: Literal["any-box", "think-answer", "reason-box", "box-only"] = "any-box"
+
+    @model_validator(mode="after")
+    def _known(self) -> RewardConfig:
+        if self.name not in ("format", "box", "mask") and "." not in self.name:
+            raise ValueError(f"no reward {self.name!r}: format, box, mask, or a dotted path")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name in the log."""
+        return f"{self.name}>{self.threshold:g}" if self.threshold is not None else self.name
+
+
+class Grpo(_Part):
+    """Rollouts and the policy loss. Names as TRL's where TRL has them."""
+
+    num_generations: int = Field(default=8, ge=2)
+    max_completion_length: int = Field(default=768, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    beta: Weight = 0.04
+    epsilon: Weight = 0.2
+    epsilon_high: Weight | None = None
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    scale_rewards: Literal["group", "none"] = "group"
+    weight: Weight = 1.0
+    rewards: tuple[RewardConfig, ...] = (RewardConfig(name="format"), RewardConfig(name="box"), RewardConfig(name="mask"))
+    share_prefix: bool = Field(default=True, description="Read a group's image and instructions once.")
+
+
+class Evaluation(_Part):
+    """Periodic evaluation on the first samples of a split, with overlays of the first few."""
+
+    split: str
+    every: int = Field(ge=1)
+    samples: int = Field(default=64, ge=1)
+    overlays: int = Field(default=0, ge=0)
+
+
+class Saving(_Part):
+    """Checkpoints: every so many steps the last ``keep`` to resume from; at the end one in ``dtype``."""
+
+    every: int = Field(default=500, ge=1)
+    keep: int = Field(default=2, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class Stop(_Part):
+    """When to give up: NaN always; a reward whose mean over ``window`` steps falls under ``floor`` of the best such."""
+
+    window: int = Field(default=50, ge=1)
+    floor: Fraction = 0.5
+    flat: int = Field(default=50, ge=1, description="Steps in a row without any difference inside any group.")
+
+
+class Runtime(_Part):
+    """How it is computed. ``cache_gb``: features of frozen towers that are kept; ``threads``: of the CPU, 0: all."""
+
+    precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    logits_chunk: int = Field(default=1024, ge=1, description="Tokens whose scores are in memory at once.")
+    cache_gb: Weight = 0.0
+    threads: int = Field(default=0, ge=0)
+    tensorboard: bool = False
+
+
+class TrainRecipe(_Part):
+    """One stage."""
+
+    name: str
+    title: str = ""
+    summary: str = "A LENS checkpoint."
+    stage: Stage
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    lora: Lora | None = None
+    data: DataConfig
+    batch: Batch
+    optimiser: Optimiser
+    answer: Answer = Answer()
+    text: Text = Text()
+    mask: Mask = Mask()
+    grpo: Grpo | None = None
+    evaluation: Evaluation | None = None
+    saving: Saving = Saving()
+    stop: Stop = Stop()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainRecipe:
+        if (self.stage == "grpo") != (self.grpo is not None):
+            raise ValueError("the section grpo belongs to stage grpo, and to no other")
+        if self.stage == "supervised" and not (self.text.weight or self.mask.weight):
+            raise ValueError("text and mask loss both have weight 0: nothing to learn")
+        if self.data.curriculum is not None and self.grpo is None:
+            raise ValueError("a curriculum needs rewards: stage grpo")
+        if self.grpo is not None and self.data.unit == "image":
+            raise ValueError("a group is about one expression: unit expression or referent")
+        if self.lora is not None and "language" not in self.optimiser.rates:
+            raise ValueError("lora trains the language model: give the group language a learning rate")
+        return self
+
+
+class Link(_Part):
+    """A stage of a chain. ``set`` overrides the recipe's keys."""
+
+    recipe: str
+    set: dict[str, str | int | float | bool] = {}
+
+
+class ChainRecipe(_Part):
+    """Stages that are trained one after another."""
+
+    name: str
+    title: str = ""
+    chain: tuple[Link, ...] = Field(min_length=1)
+
+
+AnyRecipe = TrainRecipe | ChainRecipe
+_Kind = TypeVar("_Kind", TrainRecipe, ChainRecipe)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the package."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def load_recipe(reference: str, settings: Sequence[str] = ()) -> AnyRecipe:
+    """Read a recipe by name or path, with ``key=value`` overrides (dotted keys, values as YAML).
+
+    Raises:
+        UsageError: No such recipe, an unknown key, or a value that does not fit.
+    """
+    fields = _fields(reference)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: expected key=value", "e.g. --set optimiser.steps=100")
+        override(fields, key, _value(text, setting))
+    return validated(fields, reference)
+
+
+def validated(fields: Mapping[str, object], where: str) -> AnyRecipe:
+    """Check a recipe's fields. Raises ``UsageError`` naming the field."""
+    return _validate(ChainRecipe, fields, where) if "chain" in fields else _validate(TrainRecipe, fields, where)
+
+
+def override(fields: dict[str, object], key: str, value: object) -> None:
+    """Set a dotted key in nested fields. Raises ``UsageError`` where the way leads through something else."""
+    *way, last = key.split(".")
+    for name in way:
+        inner = fields.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {name} is not a section")
+        fields = inner
+    fields[last] = value
+
+
+def _value(text: str, setting: str) -> object:
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {setting}: the value is not readable YAML") from None
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            return value
+    return value
+
+
+def _fields(reference: str, seen: tuple[str, ...] = ()) -> dict[str, object]:
+    path = Path(reference) if reference.endswith((".yaml", ".yml")) else RECIPES / f"{reference}.yaml"
+    if not path.is_file():
+        raise UsageError(
+            f"no training recipe {reference!r}",
+            suggest(reference, recipe_names()) or f"recipes: {', '.join(recipe_names())}; or the path of a YAML file",
+        )
+    if reference in seen:
+        raise UsageError(f"recipe {reference} is based on itself")
+    fields = load_yaml(path)
+    base = fields.pop("base", None)
+    if base is None:
+        return fields
+    return merged(_fields(str(base), (*seen, reference)), fields)
+
+
+def merged(base: dict[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """Nested sections merged, everything else replaced; None removes a key."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, dict) and isinstance(inner, dict):
+            out[key] = merged(inner, value)
+        else:
+            out[key] = value
+    return out
+
+
+def _validate(kind: type[_Kind], fields: Mapping[str, object], where: str) -> _Kind:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "recipe"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UsageError(f"recipe {where}: {place}: {first['msg']}{more}") from None

@@ -1,0 +1,131 @@
+"""Group-relative policy optimisation as pure functions on tensors.
+
+GRPO: DeepSeekMath, arXiv 2402.03300, section 4.1. Dr. GRPO: arXiv 2503.20783, section 3.2. DAPO's token-level loss and
+asymmetric clipping: arXiv 2503.14476, sections 3.1 and 3.3. The k3 estimator of the KL divergence: J. Schulman,
+"Approximating KL divergence" (2020).
+
+Shapes: P prompts, G completions of each; B completions in all, T tokens, padded; a mask is bool [B, T]. Values at
+masked positions never matter, whatever they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+LossType: TypeAlias = Literal["grpo", "dr_grpo", "dapo"]
+Scale: TypeAlias = Literal["group", "none"]
+
+# Added to a group's deviation, as in DeepSeekMath's followers (TRL, LENS).
+EPSILON = 1e-4
+
+
+def advantages(rewards: Tensor, scale: Scale = "group") -> Tensor:
+    """Rewards relative to their group's mean.
+
+    Args:
+        rewards: [P, G].
+        scale: ``group`` divides by the group's deviation (n - 1) plus ``EPSILON``; ``none`` does not (Dr. GRPO).
+
+    Returns:
+        [P, G]; exactly 0 in a group of equal rewards, and in a group of one.
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    flat = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
+    if scale == "group" and rewards.shape[1] > 1:
+        centred = centred / (rewards.std(dim=1, keepdim=True) + EPSILON)
+    return torch.where(flat, torch.zeros_like(centred), centred)
+
+
+def k3(logps: Tensor, reference: Tensor) -> Tensor:
+    """Estimate of KL(policy || reference) per token, from samples of the policy: ``exp(d) - d - 1``, d = ref - policy.
+
+    Never negative, and exactly 0 where both are equal. Its gradient by ``logps`` is ``1 - exp(d)``.
+    """
+    difference = reference - logps
+    return torch.expm1(difference) - difference
+
+
+def clipped(logps: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """The clipped surrogate per token, as a loss.
+
+    Args:
+        logps: [B, T] of the policy, with gradient.
+        old: [B, T] of the policy that sampled.
+        advantage: [B, 1] or [B, T].
+        low: The ratio is clipped to [1 - low, 1 + high].
+        high: See ``low``.
+    """
+    ratio = torch.exp(logps - old)
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def clip_fraction(logps: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    """Share of the tokens whose gradient the clipping removes."""
+    ratio = torch.exp(torch.where(mask, logps - old, 0.0))
+    outside = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
+    return masked_mean(outside.to(logps.dtype), mask)
+
+
+def token_loss(
+    logps: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    reference: Tensor | None = None,
+    beta: float = 0.0,
+    low: float = 0.2,
+    high: float = 0.2,
+) -> Tensor:
+    """Loss of every token [B, T], 0 at masked ones: the clipped surrogate plus ``beta`` times the KL estimate.
+
+    Args:
+        logps: [B, T] of the policy.
+        old: [B, T] of the policy that sampled; the detached ``logps`` where a rollout is used once.
+        advantage: [B].
+        mask: [B, T].
+        reference: [B, T] of the reference policy; needed where ``beta`` is not 0.
+        beta: Weight of the KL divergence.
+        low: Lower clipping distance.
+        high: Upper clipping distance.
+    """
+    # Masked first: 0 * inf would be NaN in the gradient.
+    kept = torch.where(mask, logps, 0.0)
+    loss = clipped(kept, torch.where(mask, old, 0.0), advantage.unsqueeze(1), low, high)
+    if beta:
+        if reference is None:
+            raise ValueError("beta needs log-probabilities of a reference")
+        loss = loss + beta * k3(kept, torch.where(mask, reference, 0.0))
+    return torch.where(mask, loss, 0.0)
+
+
+def reduce_loss(
+    loss: Tensor, mask: Tensor, kind: LossType, *, sequences: int, tokens: int, max_tokens: int
+) -> Tensor:
+    """Sum token losses of a part of a step to its share of the step's loss.
+
+    The sum over all parts of a step (micro batches and ranks) is the loss of the whole step, because what is divided by
+    belongs to the whole step.
+
+    Args:
+        loss: [B, T], 0 at masked tokens.
+        mask: [B, T].
+        kind: ``grpo``: mean over completions of the mean over their tokens; ``dapo``: mean over all tokens;
+            ``dr_grpo``: sum over tokens over completions times the longest allowed length.
+        sequences: Completions of the whole step.
+        tokens: Unmasked tokens of the whole step.
+        max_tokens: Longest allowed completion.
+    """
+    if kind == "grpo":
+        return (loss.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / max(1, sequences)
+    if kind == "dapo":
+        return loss.sum() / max(1, tokens)
+    return loss.sum() / (max(1, sequences) * max_tokens)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over unmasked entries; 0 where there is none."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,238 @@
+"""Stage 2: group-relative policy optimisation of the answer, together with the mask loss of every rollout.
+
+One forward with gradients per rollout gives the log-probabilities and the masks; rewards are computed from both, so the
+mask reward costs nothing. A group shares its image, expression and prompt, and is never split over micro batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lens_bench import masks as box_maths
+from lens_bench.train import grpo
+from lens_bench.train.album import Truth, truth_of
+from lens_bench.train.config import Grpo
+from lens_bench.train.data import Draw, Item
+from lens_bench.train.lora import disabled
+from lens_bench.train.meter import summed
+from lens_bench.train.pack import Pack, Segment, pack
+from lens_bench.train.rewards import Judged, Rewards, answer_box
+from lens_bench.train.rollout import Ask, Rollout, Sampler
+from lens_bench.train.supervised import compare
+from lens_bench.train.trainee import Outputs, Scored, Sight
+from lens_bench.train.workshop import Workshop
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some groups of a step, with their rollouts.
+
+    Attributes:
+        sights: Images, one per group.
+        items: What each group is about.
+        rollouts: Of each group.
+        truths: Of each group.
+        pack: Rows of all rollouts.
+        sequences: Rollouts of the whole step, over all ranks.
+        tokens: Tokens of them.
+    """
+
+    sights: Sequence[Sight]
+    items: Sequence[Item]
+    rollouts: Sequence[Sequence[Rollout]]
+    truths: Sequence[Truth]
+    pack: Pack
+    sequences: int
+    tokens: int
+
+
+class Policy:
+    """GRPO with a mask loss."""
+
+    def __init__(self, shop: Workshop, config: Grpo, sampler: Sampler) -> None:
+        self._shop = shop
+        self._config = config
+        self._sampler = sampler
+        self._rewards = Rewards(config.rewards)
+        self._high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+
+    # ------------------------------------------------------------------------------------------ rollouts
+
+    def batches(self, step: int, draws: Sequence[Draw]) -> list[Batch]:
+        """Sample a rank's share of a step with the weights as they are now, and lay out its micro batches."""
+        shop, members, size = self._shop, self._config.num_generations, self._shop.recipe.batch.micro
+        items = [draw.items[0] for draw in draws]
+        sights = shop.album.sights(items)
+        asks = [self._ask(draw, sight) for draw, sight in zip(draws, sights, strict=True)]
+        self._sampler.sync()
+        with shop.accelerator.autocast():
+            rollouts = self._sampler.sample(asks, members, shop.recipe.seed)
+        sequences = summed(shop.accelerator, len(draws) * members)
+        tokens = summed(shop.accelerator, sum(len(r.ids) for group in rollouts for r in group))
+        made = []
+        for start in range(0, len(draws), size):
+            part = slice(start, start + size)
+            asked = [
+                [Segment(ask.after, rollout.ids) for rollout in group]
+                for ask, group in zip(asks[part], rollouts[part], strict=True)
+            ]
+            grids = [s.prepared.grid for s in sights[part]]
+            packed = pack(shop.layout, grids, asked, share=self._config.share_prefix).to(shop.device)
+            truths = [truth_of(item.sample.truth) for item in items[part]]
+            made.append(Batch(sights[part], items[part], rollouts[part], truths, packed, sequences, tokens))
+        return made
+
+    def _ask(self, draw: Draw, sight: Sight) -> Ask:
+        expression, prompter = draw.items[0].sample.expression, self._shop.prompter
+        return Ask(sight, prompter.after(expression), prompter.after_text(expression), draw.place)
+
+    # ------------------------------------------------------------------------------------------ the loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """A micro batch's share of the step's loss."""
+        shop, config, mask = self._shop, self._config, self._shop.recipe.mask
+        out = shop.trainee(batch.sights, batch.pack, temperature=config.temperature)
+        if not isinstance(out, Outputs) or out.scored is None or out.masks is None:
+            raise TypeError("a pack was read for answers and masks, but one is missing")
+        truths = [truth for truth in batch.truths for _ in range(config.num_generations)]
+        found = compare(out.masks, truths, batch.pack.image_of, mask)
+        judged = self._judge(batch, found.iou)
+        advantage = self._advantages(judged)
+        reference = self._reference(batch)
+        policy = self._policy_loss(batch, out.scored, advantage, reference)
+        each = found.loss.dice + found.loss.bce
+        weights = torch.tensor([_correctness(j, mask.correctness) for j in judged], device=each.device)
+        self._note(batch, out.scored, judged, reference)
+        shop.meter.add("loss/dice", found.loss.dice.detach().sum(), len(judged))
+        shop.meter.add("loss/bce", found.loss.bce.detach().sum(), len(judged))
+        return config.weight * policy + mask.weight * (weights * each).sum() / batch.sequences
+
+    def _policy_loss(self, batch: Batch, scored: Scored, advantage: Tensor, reference: Tensor | None) -> Tensor:
+        """Every rollout is used once, so what sampled it is the policy itself: the ratio is 1, its gradient is not."""
+        config, real, old = self._config, batch.pack.real, scored.logps.detach()
+        losses = grpo.token_loss(
+            scored.logps,
+            old,
+            advantage,
+            real,
+            reference=reference,
+            beta=config.beta,
+            low=config.epsilon,
+            high=self._high,
+        )
+        return grpo.reduce_loss(
+            losses,
+            real,
+            config.loss_type,
+            sequences=batch.sequences,
+            tokens=batch.tokens,
+            max_tokens=config.max_completion_length,
+        )
+
+    def _advantages(self, judged: Sequence[Judged]) -> Tensor:
+        """Advantages [S] within each group, from the weighted sum of rewards."""
+        values = self._rewards(judged)
+        members = self._config.num_generations
+        table = torch.tensor(self._rewards.total(values), dtype=torch.float32).view(-1, members)
+        self._note_rewards(values, table)
+        return grpo.advantages(table, self._config.scale_rewards).flatten().to(self._shop.device)
+
+    @torch.no_grad()
+    def _reference(self, batch: Batch) -> Tensor | None:
+        """Log-probabilities [S, T] under the start: the frozen copy, or the model without its adapters."""
+        if not self._config.beta:
+            return None
+        shop = self._shop
+        lora = shop.recipe.lora is not None
+        reader = shop.trainee if lora else shop.reference
+        if reader is None:
+            raise ValueError("beta needs a reference policy")
+        with disabled(shop.lens) if lora else nullcontext(), shop.accelerator.autocast():
+            out = reader(batch.sights, batch.pack, temperature=self._config.temperature, masks=False)
+        if not isinstance(out, Outputs) or out.scored is None:
+            raise TypeError("the reference read a pack, but gave no log-probabilities")
+        return out.scored.logps
+
+    # ------------------------------------------------------------------------------------------ rewards
+
+    def _judge(self, batch: Batch, iou: Tensor) -> list[Judged]:
+        shop, values = self._shop, iter(iou.tolist())
+        coordinates = shop.lens.config.recipe.coordinates
+        found = []
+        for sight, item, truth, group in zip(batch.sights, batch.items, batch.truths, batch.rollouts, strict=True):
+            prompt, columns = shop.prompter.after_text(item.sample.expression), _columns(item, truth)
+            for rollout in group:
+                text = shop.prompter.text(rollout.ids)
+                box = answer_box(text, sight.prepared.seen, sight.prepared.original, coordinates)
+                value = next(values)
+                more = {**columns, "mask_iou": value, "predicted_box": box}
+                found.append(Judged(prompt, text, rollout.ids, box, truth.box, value, more))
+        return found
+
+    def measure(self, draws: Sequence[Draw]) -> list[float]:
+        """Mean reward of each draw's rollouts as a share of the largest possible, without learning from them."""
+        shares: list[float] = []
+        with torch.no_grad():
+            for batch in self.batches(0, draws):
+                out = self._shop.trainee(batch.sights, batch.pack, texts=False)
+                truths = [truth for truth in batch.truths for _ in range(self._config.num_generations)]
+                found = compare(out.masks, truths, batch.pack.image_of, self._shop.recipe.mask)
+                judged = self._judge(batch, found.iou)
+                totals = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
+                shares += (totals.mean(dim=1) / max(self._rewards.largest, 1e-9)).clamp(0, 1).tolist()
+        return shares
+
+    # ------------------------------------------------------------------------------------------ numbers
+
+    def _note_rewards(self, values: Mapping[str, Sequence[float]], table: Tensor) -> None:
+        meter = self._shop.meter
+        for name, column in values.items():
+            known = [v for v in column if v == v]
+            meter.add(f"reward/{name}", sum(known), len(known))
+        meter.add("reward/total", table.sum(), table.numel())
+        meter.add("reward/std_in_group", table.std(dim=1).sum(), len(table))
+        meter.add("rate/flat_groups", (table.amax(dim=1) == table.amin(dim=1)).sum(), len(table))
+
+    def _note(self, batch: Batch, scored: Scored, judged: Sequence[Judged], reference: Tensor | None) -> None:
+        meter, real = self._shop.meter, batch.pack.real
+        tokens = int(real.sum())
+        ends = self._shop.prompter.ends
+        sampled = torch.tensor([p for group in batch.rollouts for r in group for p in r.logps], device=real.device)
+        meter.add("entropy", scored.entropy.sum(), tokens)
+        meter.add("length/answer", tokens, len(judged))
+        meter.add("length/read", batch.pack.tokens, len(judged))
+        meter.add("rate/truncated", sum(j.ids[-1] not in ends for j in judged), len(judged))
+        meter.add("rate/box_right", sum(_box_iou(j) > 0.5 for j in judged), len(judged))
+        meter.add("train/mask_iou", sum(j.mask_iou for j in judged), len(judged))
+        meter.add("sampler_difference", (scored.logps.detach()[real] - sampled).abs().sum(), tokens)
+        if reference is not None:
+            meter.add("kl", grpo.k3(scored.logps.detach(), reference)[real].sum(), tokens)
+
+
+def _box_iou(judged: Judged) -> float:
+    if judged.box is None or judged.truth is None:
+        return 0.0
+    return box_maths.box_iou(judged.box, judged.truth)
+
+
+def _correctness(judged: Judged, kind: str) -> float:
+    """How much the decoder may learn from a rollout."""
+    return _box_iou(judged) if kind == "box" else 1.0
+
+
+def _columns(item: Item, truth: Truth) -> dict[str, object]:
+    """What rewards of the user's own are told beside prompt and completion."""
+    sample = item.sample
+    return {
+        "sample_id": sample.id,
+        "image": sample.image.name,
+        "expression": sample.expression,
+        "rationale": item.rationale,
+        "referent": item.referent,
+        "box": truth.box,
+    }

@@ -1,0 +1,172 @@
+"""Rewards: pure and total functions of an answer and its mask, and rewards of the user's own.
+
+Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
+function with TRL's signature, named by its dotted path: ``f(prompts, completions, completion_ids, **columns)`` gives one
+number or None per completion; columns are lists of the same length.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from lens_bench import masks
+from lens_bench.errors import RunError, UsageError
+from lens_bench.lens.boxes import parse_box, to_image
+from lens_bench.records import Box, Size
+
+if TYPE_CHECKING:
+    from lens_bench.train.config import RewardConfig
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_BOX = rf"[\[(]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,?\s*[\])]"
+_FORMATS: Mapping[str, re.Pattern[str]] = {
+    "think-answer": re.compile(r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL),
+    "reason-box": re.compile(rf"\s*[^\s\[\]()][^\[\]()]*{_BOX}\s*"),
+    "box-only": re.compile(rf"\s*{_BOX}\s*"),
+}
+FORMATS = ("any-box", *_FORMATS)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One completion as the rewards see it.
+
+    Attributes:
+        prompt: Text of the prompt behind the image.
+        text: The completion, special tokens left out.
+        ids: Its token ids.
+        box: In pixels of the original image, where the text names one.
+        truth: The referent's box, where there is one.
+        mask_iou: Intersection over union of the predicted mask.
+        columns: What else is known of the sample, for rewards of the user's own.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    box: Box | None
+    truth: Box | None
+    mask_iou: float
+    columns: Mapping[str, object]
+
+
+class UserReward(Protocol):
+    """TRL's signature."""
+
+    def __call__(
+        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: list[object]
+    ) -> Sequence[float | None]:
+        """One number or None per completion."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------- built in
+
+
+def format_reward(text: str, kind: str = "any-box") -> float:
+    """1 where the whole answer has the wanted form, else 0.
+
+    ``any-box``: a box can be read out of it. ``think-answer``: one ``<think>`` block, one ``<answer>`` block that names
+    a box, nothing else. ``reason-box``: words, then one box, nothing behind it. ``box-only``: nothing but a box.
+    """
+    named = parse_box(text) is not None
+    if kind == "any-box":
+        return float(named)
+    return float(named and _FORMATS[kind].fullmatch(text) is not None)
+
+
+def box_reward(box: Box | None, truth: Box | None, power: float = 2.0, threshold: float | None = None) -> float:
+    """IoU of the boxes to a power, or with ``threshold`` whether it exceeds that. No box where none is meant is 1."""
+    if truth is None or box is None:
+        return float(truth is None and box is None)
+    return _shaped(masks.box_iou(box, truth), power, threshold)
+
+
+def mask_reward(iou: float, power: float = 2.0, threshold: float | None = None) -> float:
+    """IoU of the masks to a power, or with ``threshold`` whether it exceeds that."""
+    return _shaped(iou, power, threshold)
+
+
+def answer_box(text: str, seen: Size, original: Size, coordinates: str = "pixels") -> Box | None:
+    """The box that an answer names, in pixels of the original image; None where it names none inside it."""
+    corners = parse_box(text)
+    if corners is None:
+        return None
+    return to_image(corners, seen, original, "pixels" if coordinates == "pixels" else "thousandths")
+
+
+def _shaped(iou: float, power: float, threshold: float | None) -> float:
+    if not math.isfinite(iou):
+        return 0.0
+    value = min(1.0, max(0.0, iou))
+    return float(value > threshold) if threshold is not None else value**power
+
+
+# ---------------------------------------------------------------------------------------------- all of them
+
+
+class Rewards:
+    """The rewards of a recipe.
+
+    Raises:
+        UsageError: A dotted path names no function.
+    """
+
+    def __init__(self, configs: Sequence[RewardConfig]) -> None:
+        self._configs = tuple(c for c in configs if c.weight)
+        self._user = {c.name: _resolve(c.name) for c in self._configs if "." in c.name}
+        self.names = tuple(c.label for c in self._configs)
+        self.largest = sum(c.weight for c in self._configs if c.weight > 0)
+
+    def __call__(self, judged: Sequence[Judged]) -> dict[str, list[float]]:
+        """Every reward of every completion, unweighted; NaN where a reward of the user's own says None.
+
+        Raises:
+            RunError: A reward of the user's own gave the wrong number of values, or infinity.
+        """
+        return {config.label: self._one(config, judged) for config in self._configs}
+
+    def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
+        """The weighted sum per completion; NaN counts nothing, as in TRL."""
+        weights = {c.label: c.weight for c in self._configs}
+        rows = zip(*values.values(), strict=True)
+        return [
+            sum(weights[name] * v for name, v in zip(values, row, strict=True) if not math.isnan(v)) for row in rows
+        ]
+
+    def _one(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:
+        if config.name in self._user:
+            return self._ask(config.name, judged)
+        if config.name == "format":
+            return [format_reward(j.text, config.kind) for j in judged]
+        if config.name == "box":
+            return [box_reward(j.box, j.truth, config.power, config.threshold) for j in judged]
+        return [mask_reward(j.mask_iou, config.power, config.threshold) for j in judged]
+
+    def _ask(self, name: str, judged: Sequence[Judged]) -> list[float]:
+        columns = {key: [j.columns.get(key) for j in judged] for key in (judged[0].columns if judged else {})}
+        found = self._user[name](
+            [j.prompt for j in judged], [j.text for j in judged], [list(j.ids) for j in judged], **columns
+        )
+        if len(found) != len(judged):
+            raise RunError(f"reward {name} gave {len(found)} values for {len(judged)} completions")
+        values = [math.nan if v is None else float(v) for v in found]
+        if any(math.isinf(v) for v in values):
+            raise RunError(f"reward {name} gave an infinite value")
+        return values
+
+
+def _resolve(path: str) -> UserReward:
+    module, _, name = path.rpartition(".")
+    try:
+        found: object = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"reward {path} cannot be imported: {error}", "a dotted path: package.module.function") from None
+    if not callable(found):
+        raise UsageError(f"reward {path} is not a function")
+    return cast("UserReward", cast("Callable[..., Sequence[float | None]]", found))

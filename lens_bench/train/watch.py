@@ -1,0 +1,66 @@
+"""When to give up: numbers that are none, a reward that collapses, groups without any difference."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+from lens_bench.errors import RunError
+from lens_bench.train.config import Stop
+
+REWARD, FLAT = "reward/total", "rate/flat_groups"
+
+
+class Watch:
+    """Looks at the numbers of every step; after a resume it is fed the log, so that it knows what it knew."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._window: deque[float] = deque(maxlen=stop.window)
+        self._best = 0.0
+        self._flat = 0
+
+    def replay(self, lines: list[dict[str, object]]) -> None:
+        """Take in the steps of a log."""
+        for line in lines:
+            self._take({k: float(v) for k, v in line.items() if isinstance(v, int | float)})
+
+    def look(self, step: int, values: Mapping[str, float], last: str) -> None:
+        """Take in a step.
+
+        Args:
+            step: Number of steps done.
+            values: Its numbers.
+            last: The last good checkpoint, for the message.
+
+        Raises:
+            RunError: Training should not go on.
+        """
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise RunError(f"{wrong[0]} is {values[wrong[0]]} at step {step}", f"last good checkpoint: {last}")
+        mean = self._take(values)
+        if mean is not None and mean < self._stop.floor * self._best:
+            raise RunError(
+                f"the reward has collapsed: {mean:.3f} over {self._stop.window} steps at step {step}, after a best of "
+                f"{self._best:.3f}",
+                f"lower the learning rate or raise beta; last good checkpoint: {last}",
+            )
+        if self._flat >= self._stop.flat:
+            raise RunError(
+                f"no group had two different rewards for {self._flat} steps up to step {step}: nothing to learn from",
+                f"look at the samples and the format reward; last good checkpoint: {last}",
+            )
+
+    def _take(self, values: Mapping[str, float]) -> float | None:
+        """Mean reward of the window where it is full."""
+        if REWARD not in values:
+            return None
+        self._flat = self._flat + 1 if values.get(FLAT, 0.0) >= 1.0 else 0
+        self._window.append(values[REWARD])
+        if len(self._window) < self._stop.window:
+            return None
+        mean = sum(self._window) / len(self._window)
+        self._best = max(self._best, mean)
+        return mean

@@ -15,9 +15,11 @@ from PIL import Image
 
 from lens_bench import masks
 from lens_bench.data.images import ImageFile
-from lens_bench.errors import UsageError
-from lens_bench.records import ImageTask, LoadReport, ModelOptions, Pixels, Prediction, Query
-from lens_bench.registry import find_model, make_segmenter, resolve_args
+from lens_bench.errors import DataError, UsageError
+from lens_bench.records import ImageTask, LoadReport, Pixels, Prediction, Query
+from lens_bench.registry import find_model
+from lens_bench.run.answer import BatchSize, answer
+from lens_bench.run.plan import Request, make_model
 
 # Red and green on most pictures; the mask is mixed in by this share.
 _MASK_COLOUR, _BOX_COLOUR, _SHARE = (255, 40, 40), (40, 220, 40), 0.45
@@ -29,8 +31,8 @@ class OpenModel:
     Args:
         reference: Name, alias, or path of a model, as ``--model`` takes it.
         args: ``--model-arg`` values as text.
-        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: ``cpu``, ``cuda`` or ``cuda:<n>``; by default a GPU if there is one that the model can use.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; by default as ``run`` chooses it.
         engine: Text engine, where the model offers a choice.
         seed: Of every random draw.
 
@@ -44,23 +46,27 @@ class OpenModel:
         reference: str,
         args: Mapping[str, str] | None = None,
         *,
-        device: str = "cpu",
-        dtype: str = "float32",
+        device: str | None = None,
+        dtype: str | None = None,
         engine: str | None = None,
         seed: int = 0,
     ) -> None:
         card = find_model(reference)
         if card.sees_ground_truth:
             raise UsageError(f"{card.name} answers from the ground truth, which a picture does not have")
-        if engine is not None and engine not in card.engines:
-            raise UsageError(f"{card.name} has no engine {engine!r}", f"one of: {', '.join(card.engines) or 'none'}")
-        options = ModelOptions(card.name, str(card.folder), resolve_args(card, args or {}), device, dtype, engine, seed)
+        request = Request(args=args or {}, device=device, dtype=dtype, engine=engine, seed=seed)
         self.card = card
-        self._segmenter = make_segmenter(card, options)
-        self.report: LoadReport = self._segmenter.load()
+        self.options, self._segmenter = make_model(card, request)
+        try:
+            self.report: LoadReport = self._segmenter.load()
+        except BaseException:
+            self._segmenter.close()
+            raise
 
     def ask(self, picture: Pixels | Path | str, expressions: Sequence[str]) -> list[Prediction]:
         """Answer expressions about one picture, in order; ``sample_id`` is the number of the expression.
+
+        An expression that the model fails on has the status ``error``, as in a run.
 
         Args:
             picture: RGB uint8 [H, W, 3], or a file.
@@ -72,7 +78,7 @@ class OpenModel:
         pixels = picture if isinstance(picture, np.ndarray) else read_picture(Path(picture))
         queries = tuple(Query(str(n), text, text) for n, text in enumerate(expressions))
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        return self._segmenter.segment([ImageTask("picture", size, queries, pixels)])
+        return answer(self._segmenter, [ImageTask("picture", size, queries, pixels)], BatchSize(1))
 
     def close(self) -> None:
         """Free the model."""
@@ -95,6 +101,8 @@ def read_picture(path: Path) -> Pixels:
     Raises:
         DataError: The file is missing or not an image.
     """
+    if not path.is_file():
+        raise DataError(f"there is no picture {path}")
     return ImageFile(path, exif=True).read()
 
 

@@ -232,3 +232,32 @@ def test_published_row_of_a_real_model(cli: Any, tmp_path: Path, command: str) -
     assert round(summary["metrics"]["box_acc_0.5"], 4) == 0.2377
     found = {tag: round(values["box_acc_0.5"], 4) for tag, values in summary["by_tag"].items()}
     assert found == {"stuff": 0.5668, "part": 0.0264, "multi": 0.2068, "single": 0.0939}
+
+
+def test_predict(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    image = tiny.data_root / "tiny/images/000001.png"
+    command = ["predict", "--model", "center", "--image", image, "--text", "a thing", "--text", "<b>&"]
+    shown = cli(*command, "-o", tmp_path / "over.png")
+    assert shown.returncode == 0, shown.stderr
+    assert "<b>&" in shown.stdout
+    assert {p.name for p in tmp_path.iterdir()} == {"over-1.png", "over-2.png"}
+    answers = [json.loads(line) for line in cli(*command, "--json").stdout.splitlines()]
+    assert [a["status"] for a in answers] == ["ok", "ok"]
+    assert answers[0]["mask"]["size"] == [48, 64]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--model", "oracle", "--image", "000001.png", "--text", "a"], 2, "answers from the ground truth"),
+        (["--model", "center", "--image", "nowhere.png", "--text", "a"], 4, "no picture nowhere.png"),
+        (["--model", "center", "--image", "000001.png", "--text", " "], 2, "--text is empty"),
+        (["--model", "center", "--image", "000001.png", "--text", "a", "-o", "a.what"], 2, "cannot write"),
+        (["--model", "crashing", "--image", "000001.png", "--text", "a", "--model-arg", "share=1"], 1, "failed"),
+    ],
+)
+def test_predict_mistakes(cli: Any, tiny: Any, arguments: list[str], code: int, words: str) -> None:
+    result = cli("predict", *arguments, cwd=tiny.data_root / "tiny/images")
+    assert result.returncode == code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": running.run,
     "score": running.score,
     "merge": running.merge,
+    "predict": running.predict,
     "compare": reports.compare,
     "gate": reports.gate,
     "leaderboard": reports.leaderboard,

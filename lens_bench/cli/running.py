@@ -122,3 +122,29 @@ def merge(
     from lens_bench.commands import run as work
 
     work.merge(shards, as_json=as_json)
+
+
+@command
+def predict(
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
+    image: Annotated[Path, typer.Option("--image", "-i", help="The picture.")],
+    text: Annotated[list[str], typer.Option("--text", "-t", help="What to look for. Repeatable.")],
+    model_arg: Annotated[list[str] | None, typer.Option("--model-arg", help="key=value. Repeatable.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the picture with mask and box drawn over it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model about one picture."""
+    from lens_bench.commands import predict as work
+    from lens_bench.run.options import arguments
+    from lens_bench.run.plan import Request
+
+    request = Request(args=arguments(model_arg or []), device=device, dtype=dtype, engine=engine, seed=seed)
+    work.predict(model, image, work.one_text(text), request, output, as_json=as_json)

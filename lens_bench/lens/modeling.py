@@ -106,15 +106,26 @@ class LensModel(nn.Module):
         return list(out.pooler_output)
 
     def embed(self, ids: Tensor, images: Sequence[Tensor]) -> Tensor:
-        """Embed token ids [B, L], image placeholders replaced by visual tokens in order; gives [B, L, D]."""
+        """Embed token ids [..., L]; gives [..., L, D].
+
+        Args:
+            ids: Token ids; [B, L] where ``images`` are given.
+            images: Visual tokens of one image per row, put in place of the row's first placeholders; none to embed
+                every id as a word, as an answer's are, whatever it holds.
+
+        Raises:
+            ValueError: A row has fewer placeholders than its image has tokens.
+        """
         embeds: Tensor = self.embedding(ids)
         if not images:
             return embeds
         visual = torch.cat(list(images)).to(embeds)
-        mask = (ids == self.image_token).unsqueeze(-1)
+        counts = torch.tensor([len(image) for image in images], device=ids.device)
+        placeholder = ids == self.image_token
+        mask = placeholder & (placeholder.cumsum(dim=1) <= counts[:, None])
         if int(mask.sum()) != len(visual):
             raise ValueError(f"{int(mask.sum())} image placeholders, but {len(visual)} visual tokens")
-        return embeds.masked_scatter(mask, visual)
+        return embeds.masked_scatter(mask.unsqueeze(-1), visual)
 
     def read(
         self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KeyValues | None = None

@@ -51,6 +51,8 @@ def padded_positions(
 ) -> Tensor:
     """Positions [3, B, L] of padded rows that hold one image each; padding gets 0 and is skipped in the count.
 
+    The image is the first run of placeholders. A sampled answer may hold the placeholder again; there it is a word.
+
     Args:
         mode: Which positions.
         ids: [B, L] token ids with the image placeholders expanded.
@@ -60,7 +62,7 @@ def padded_positions(
         merge: Patches merged per token and axis.
 
     Raises:
-        ValueError: A row's placeholders are not one run of its image's length.
+        ValueError: A row does not hold its image in one run of placeholders.
     """
     out = torch.zeros((3, *ids.shape), dtype=torch.long, device=ids.device)
     for row, grid in enumerate(grids):
@@ -68,7 +70,8 @@ def padded_positions(
         is_image = ids[row][real] == image_id
         count = image_tokens(grid, merge)
         before = int(is_image.int().argmax())
-        if int(is_image.sum()) != count or not bool(is_image[before : before + count].all()):
+        run = is_image[before : before + count]
+        if len(run) != count or not bool(run.all()):
             raise ValueError(f"row {row} does not hold one image of {count} tokens")
         positions = row_positions(mode, before, grid, merge, len(is_image) - before - count)
         out[:, row, real] = positions.to(ids.device)

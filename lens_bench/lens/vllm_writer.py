@@ -110,6 +110,8 @@ def _start(model: LensModel, folder: Path, share: float) -> LLM:
         raise UsageError(
             "the vllm engine needs vLLM, which is not installed here", "pip install 'lens-bench[vllm]' (GPU)"
         ) from None
+    if cpu:
+        _inspect_here(model)
     options: dict[str, object] = {} if cpu else {"gpu_memory_utilization": share}
     return LLM(
         model=str(folder),
@@ -120,6 +122,21 @@ def _start(model: LensModel, folder: Path, share: float) -> LLM:
         seed=0,
         **options,
     )
+
+
+def _inspect_here(model: LensModel) -> None:
+    """Hand vLLM the model's class, so that it need not look at it in a process of its own.
+
+    That process imports torchvision before it loads any plugin, which fails where only a CUDA build of torchvision is
+    at hand (``torchvision_guard``); here it is imported already.
+    """
+    from vllm import ModelRegistry
+
+    if model.config.family == "qwen2_5_vl":
+        from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Backbone
+    else:
+        from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration as Backbone
+    ModelRegistry.register_model(Backbone.__name__, Backbone)
 
 
 def pixels_of(image: Prepared, patching: Patching) -> Pixels:

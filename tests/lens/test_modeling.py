@@ -70,6 +70,20 @@ def test_a_row_without_its_image_is_refused() -> None:
         model.embed(ids[:, 4:], image)
 
 
+@torch.no_grad()
+def test_a_placeholder_in_an_answer_is_a_word() -> None:
+    model = tiny_model()
+    ids, mask, patches = inputs(model)
+    image = model.see(patches, [GRID])
+    longer = torch.cat([ids, torch.tensor([[model.image_token, 6]])], dim=1)
+    embeds = model.embed(longer, image)
+    assert torch.equal(embeds[0, 2:8], image[0])
+    assert torch.equal(embeds[0, -2], model.embedding.weight[model.image_token])
+    found = model.joint(longer, torch.ones_like(longer), image, [GRID], "mrope")
+    before = model.joint(ids, mask, image, [GRID], "mrope")
+    assert torch.allclose(found.text[:, : ids.shape[1]], before.text, atol=1e-5)
+
+
 @pytest.mark.parametrize(("width", "depth"), [(64, 4), (32, 1), (64, 0)])
 def test_heads_of_other_shapes(width: int, depth: int) -> None:
     config = HeadConfig(queries=5, width=width, depth=depth, heads=4, prompt_width=16)

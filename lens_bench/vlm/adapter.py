@@ -1,0 +1,223 @@
+"""What baselines made of a vision-language model and SAM 2 have in common: arguments, loading, identity, closing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.hub_cache import cached_folder
+from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction
+from lens_bench.vlm.chat import Talker
+from lens_bench.vlm.endpoint import Endpoint, EndpointSettings, read_base_url, read_key
+from lens_bench.vlm.segmenter import Manner, VlmSegmenter
+from lens_bench.vlm.sizing import Sizing
+
+if TYPE_CHECKING:
+    import torch
+
+    from lens_bench.sam2.model import Sam2
+
+ENDPOINT, LOCAL = "endpoint", "hf"
+
+
+class Arguments:
+    """A card's arguments by type. A missing one is a mistake of the card, not of the user."""
+
+    def __init__(self, options: ModelOptions) -> None:
+        self._options = options
+
+    def has(self, name: str) -> bool:
+        """Whether the card has the argument."""
+        return name in self._options.args
+
+    def text(self, name: str) -> str:
+        """A text."""
+        return cast("str", self._of(name, str))
+
+    def whole(self, name: str) -> int:
+        """A whole number."""
+        return cast("int", self._of(name, int))
+
+    def real(self, name: str) -> float:
+        """A number."""
+        return float(cast("float", self._of(name, int, float)))
+
+    def flag(self, name: str) -> bool:
+        """Yes or no."""
+        return cast("bool", self._of(name, bool))
+
+    def _of(self, name: str, *kinds: type) -> object:
+        value = self._options.args.get(name)
+        if not isinstance(value, kinds):
+            raise UsageError(f"the card of model {self._options.name} has no argument {name} of the right type")
+        return value
+
+
+class VlmAdapter(ABC):
+    """A segmenter whose language model is local (engine ``hf``) or behind an endpoint (engine ``endpoint``).
+
+    Subclasses say how it is asked and read.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        self.options = options
+        self.args = Arguments(options)
+        self._segmenter: VlmSegmenter | None = None
+
+    @abstractmethod
+    def manner(self) -> Manner:
+        """How to ask and how to read.
+
+        Raises:
+            UsageError: An argument does not fit.
+        """
+
+    def weight_digest(self) -> str:
+        """SHA-256 over SAM 2 and the language model; of the latter only the name where it is behind an endpoint.
+
+        Raises:
+            CheckpointError: Weights are not where the arguments say.
+        """
+        from lens_bench.sam2.model import digest
+
+        if self.options.engine == ENDPOINT:
+            language = f"endpoint {self.args.text('model')}"
+        else:
+            from lens_bench.vlm.local import weight_digest
+
+            language = weight_digest(self.checkpoint())
+        return hashlib.sha256(f"{language}\n{digest(sam_path(self.options))}".encode()).hexdigest()
+
+    def load(self) -> LoadReport:
+        """Load SAM 2 and the language model, or look for the endpoint.
+
+        Raises:
+            CheckpointError: A file or tensor is missing, broken or does not fit.
+            RunError: There is no endpoint.
+            UsageError: It refuses the key or does not serve the model, or an argument does not fit.
+        """
+        manner, sizing = self.manner(), sizing_of(self.args)
+        if self.options.engine == ENDPOINT:
+            endpoint = endpoint_of(self.options)
+            talker: Talker = endpoint
+            notes = (*endpoint.check(), "weights behind an endpoint are known by their name only")
+            count = 0
+        else:
+            talker, count, notes = self._local()
+        sam = load_sam(self.options)
+        self._segmenter = VlmSegmenter(talker, sam, manner, sizing, self.args.flag("best_of_three"))
+        return LoadReport(parameters=count + sam.parameters, notes=notes)
+
+    def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
+        """One prediction per query, tasks and queries in order."""
+        if self._segmenter is None:
+            raise CheckpointError("segment was called before load")
+        return self._segmenter.segment(tasks)
+
+    def close(self) -> None:
+        """Free the models."""
+        if self._segmenter is not None:
+            self._segmenter.close()
+        self._segmenter = None
+
+    def checkpoint(self) -> Path:
+        """Folder of the local language model: argument, else the Hub repository in the local cache.
+
+        Raises:
+            CheckpointError: There is none. Nothing is downloaded.
+        """
+        given = self.args.text("checkpoint")
+        if given:
+            return Path(given).expanduser()
+        return cached_folder(self.args.text("hub"), f"the weights of {self.options.name}", "checkpoint")
+
+    def _local(self) -> tuple[Talker, int, tuple[str, ...]]:
+        from lens_bench.vlm.local import LocalSettings, LocalVlm
+
+        settings = LocalSettings(self.args.whole("max_new_tokens"), self.args.whole("rows"))
+        model = LocalVlm.load(self.checkpoint(), self.options.device, dtype_of(self.options), settings)
+        return model, model.parameters, model.notes
+
+
+# ---------------------------------------------------------------------------------------------- from arguments
+
+
+def sizing_of(args: Arguments) -> Sizing:
+    """The arguments ``square``, ``factor``, ``min_pixels``, ``max_pixels``, ``kernel``."""
+    return Sizing(
+        args.whole("square"),
+        args.whole("factor"),
+        args.whole("min_pixels"),
+        args.whole("max_pixels"),
+        args.text("kernel"),
+    )
+
+
+def endpoint_of(options: ModelOptions) -> Endpoint:
+    """The arguments ``base_url``, ``model``, ``key_variable`` and those of ``EndpointSettings``.
+
+    Raises:
+        UsageError: One does not fit; the key itself is never shown.
+    """
+    args = Arguments(options)
+    if not args.text("model"):
+        raise UsageError(f"model {options.name} does not know which model to ask for", "--model-arg model=NAME")
+    temperature = args.real("temperature")
+    settings = EndpointSettings(
+        base_url=read_base_url(args.text("base_url")),
+        model=args.text("model"),
+        max_tokens=args.whole("max_new_tokens"),
+        token_field=cast("Literal['max_tokens', 'max_completion_tokens']", args.text("token_field")),
+        temperature=temperature if temperature >= 0 else None,
+        seed=options.seed if args.flag("send_seed") else None,
+        timeout=args.real("timeout"),
+        retries=args.whole("retries"),
+        backoff=args.real("backoff"),
+        concurrency=args.whole("concurrency"),
+        picture=cast("Literal['png', 'jpeg']", args.text("picture")),
+        extra=_json_object(args.text("extra")),
+    )
+    return Endpoint(settings, read_key(args.text("key_variable")))
+
+
+def _json_object(text: str) -> Mapping[str, object]:
+    try:
+        content = json.loads(text or "{}")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UsageError("--model-arg extra is not a JSON object", """e.g. extra='{"top_k": 1}'""")
+    return content
+
+
+def sam_path(options: ModelOptions) -> Path:
+    """SAM 2's file or folder: argument ``sam``, else the repository ``sam_hub`` in the local cache.
+
+    Raises:
+        CheckpointError: There is none. Nothing is downloaded.
+    """
+    args = Arguments(options)
+    if given := args.text("sam"):
+        return Path(given).expanduser()
+    return cached_folder(args.text("sam_hub"), f"SAM 2 of {options.name}", "sam")
+
+
+def load_sam(options: ModelOptions) -> Sam2:
+    """SAM 2 on the device, in the precision of ``sam_dtype``."""
+    from lens_bench.sam2.model import Sam2
+
+    said = Arguments(options).text("sam_dtype")
+    return Sam2.load(sam_path(options), options.device, dtype_of(options, said))
+
+
+def dtype_of(options: ModelOptions, said: str = "same") -> torch.dtype:
+    """A precision by name; ``same`` is the run's."""
+    import torch
+
+    name = options.dtype if said == "same" else said
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,304 @@
+"""A local vision-language model through transformers, whatever its architecture.
+
+Prompts are written by the checkpoint's own chat template and read by greedy decoding under the checkpoint's own
+generation settings (a repetition penalty, where it has one). For models of the Qwen-VL families the vision tower runs
+once per picture, however many conversations show it; other architectures run it once per conversation, and the load
+report says so. Answers do not depend on what shares a batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lens_bench.errors import CheckpointError
+from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.sources import SafetensorsSource, digest_files, folder_shards
+from lens_bench.records import Tokens
+from lens_bench.torchvision_guard import guard_torchvision
+from lens_bench.vlm.chat import Conversation, Picture, Reply
+
+guard_torchvision()
+
+from transformers import (  # noqa: E402
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How a local model is run.
+
+    Attributes:
+        max_new_tokens: Most tokens of an answer.
+        rows: Conversations answered together; 0 for what fits.
+    """
+
+    max_new_tokens: int = 1024
+    rows: int = 0
+
+
+class LocalVlm:
+    """A ``Talker`` on transformers.
+
+    Args:
+        model: In evaluation mode, on its device.
+        processor: Of the same checkpoint.
+        settings: How to run it.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, settings: LocalSettings) -> None:
+        self._model = model
+        self._processor = processor
+        self._settings = settings
+        self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self._tokenizer.padding_side = "left"
+        self.shares_pictures = _takes_encoded(model) and hasattr(processor, "image_token")
+        self._rows = Budget(settings.rows or row_budget(model.device, _row_bytes(model), cap=128), "conversations")
+        self._penalty = float(model.generation_config.repetition_penalty or 1.0)
+
+    @staticmethod
+    def load(folder: Path, device: str, dtype: torch.dtype, settings: LocalSettings) -> LocalVlm:
+        """Read a checkpoint folder.
+
+        Raises:
+            CheckpointError: It is missing or broken, or a tensor is missing, unexpected or misshapen.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"no checkpoint folder {folder}")
+        SafetensorsSource(folder_shards(folder))  # a truncated file is named, not half read
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            loaded: object = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder} cannot be loaded as a vision-language model: {' '.join(str(error).split())[:200]}",
+                "a folder in transformers' format is needed, with processor and tokenizer",
+            ) from None
+        model, info = cast("tuple[PreTrainedModel, Mapping[str, object]]", loaded)
+        _check(folder, info)
+        if not getattr(processor, "chat_template", None):
+            raise CheckpointError(f"{folder} has no chat template", "is it an instruction-tuned model?")
+        model.to(torch.device(device))  # type: ignore[arg-type]
+        model.eval()  # type: ignore[no-untyped-call]
+        return LocalVlm(model, processor, settings)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self._model.parameters())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result should know."""
+        return () if self.shares_pictures else ("the vision tower runs once per expression, not once per image",)
+
+    def close(self) -> None:
+        """Nothing is held beside the model."""
+
+    @torch.inference_mode()
+    def ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
+        """One reply per conversation, in order.
+
+        Raises:
+            OutOfMemoryError: A single conversation does not fit.
+        """
+        return self._rows.run(conversations, self._ask, lambda c: sum(len(turn.text) for turn in c))
+
+    # ------------------------------------------------------------------------------------------ one batch
+
+    def _ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
+        texts = [self._text(conversation) for conversation in conversations]
+        pictures = [[part for turn in c for part in turn.parts if isinstance(part, Picture)] for c in conversations]
+        flat = [picture for row in pictures for picture in row]
+        inputs = self._shared(texts, flat) if self.shares_pictures and flat else self._plain(texts, pictures)
+        inputs = {name: _to(value, self._model) for name, value in inputs.items()}
+        mask = cast("Tensor", inputs["attention_mask"])
+        width = mask.shape[1]
+        config = self._greedy()
+        processors = LogitsProcessorList([_RepetitionPenalty(self._penalty, mask)] if self._penalty != 1.0 else [])
+        generate = cast("Callable[..., Tensor]", self._model.generate)
+        out = generate(**inputs, generation_config=config, logits_processor=processors)
+        ends = _ends(config.eos_token_id)
+        rows = out[:, width:].tolist()
+        return [self._reply(row, int(own), ends) for row, own in zip(rows, mask.sum(dim=1).tolist(), strict=True)]
+
+    def _greedy(self) -> GenerationConfig:
+        """The checkpoint's generation settings without sampling; its repetition penalty is ours to apply."""
+        config = copy.deepcopy(self._model.generation_config)
+        # Neutral values: what is None, ``generate`` fills in from the checkpoint's settings.
+        config.do_sample, config.repetition_penalty = False, 1.0
+        config.temperature, config.top_p, config.top_k = 1.0, 1.0, 50
+        config.max_new_tokens, config.max_length = self._settings.max_new_tokens, None
+        return config
+
+    def _reply(self, row: list[int], prompt: int, ends: frozenset[int]) -> Reply:
+        stop = next((place for place, token in enumerate(row) if token in ends), None)
+        ids = row if stop is None else row[: stop + 1]
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return Reply(str(text), Tokens(prompt, len(ids)), cut=stop is None)
+
+    def _text(self, conversation: Conversation) -> str:
+        """The prompt with one placeholder per picture, by the checkpoint's chat template."""
+        messages = []
+        for turn in conversation:
+            content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in turn.parts]
+            messages.append({"role": turn.role, "content": content})
+        write = cast("Callable[..., str]", self._processor.apply_chat_template)
+        return write(messages, tokenize=False, add_generation_prompt=True)
+
+    def _plain(self, texts: list[str], pictures: list[list[Picture]]) -> dict[str, object]:
+        """Inputs by the checkpoint's processor; every conversation has its own copy of its pictures."""
+        images = [[Image.fromarray(p.pixels) for p in row] for row in pictures]
+        given = {"images": images} if any(images) else {}
+        return dict(self._processor(text=texts, padding=True, return_tensors="pt", **given))
+
+    def _shared(self, texts: list[str], flat: list[Picture]) -> dict[str, object]:
+        """Inputs in which every picture is sized, cut into patches and encoded once.
+
+        What the processor does to a text is replace each placeholder by as many as the picture has tokens.
+        """
+        unique = list(dict.fromkeys(flat))
+        place = {picture: number for number, picture in enumerate(unique)}
+        shown = self._processor.image_processor(images=[Image.fromarray(p.pixels) for p in unique], return_tensors="pt")
+        grids = shown["image_grid_thw"]
+        self._check_sizes(unique, grids)
+        encode = cast("Callable[..., object]", self._model.get_image_features)
+        tower = encode(
+            shown["pixel_values"].to(self._model.device, self._model.dtype),
+            grids.to(self._model.device),
+            return_dict=True,
+        )
+        merge = int(self._processor.image_processor.merge_size) ** 2
+        marker = str(getattr(self._processor, "image_token"))  # noqa: B009 - not every processor has one
+        order = [place[picture] for picture in flat]
+        counts = iter([int(grids[n].prod()) // merge for n in order])
+        expanded = [_expand(text, marker, counts) for text in texts]
+        tokens = self._tokenizer(expanded, padding=True, return_tensors="pt", add_special_tokens=False)
+        ids = tokens["input_ids"]
+        return {
+            "input_ids": ids,
+            "attention_mask": tokens["attention_mask"],
+            "mm_token_type_ids": (ids == self._tokenizer.convert_tokens_to_ids(marker)).int(),
+            "image_grid_thw": grids[torch.tensor(order)],
+            "mm_encoder_outputs": {"image": _pick(tower, order, len(unique))},
+        }
+
+    def _check_sizes(self, pictures: Sequence[Picture], grids: Tensor) -> None:
+        """Pixels in an answer are those of the picture only if the processor did not size it again."""
+        patch = int(self._processor.image_processor.patch_size)
+        for picture, (_, rows, columns) in zip(pictures, grids.tolist(), strict=True):
+            if picture.size != (rows * patch, columns * patch):
+                raise CheckpointError(
+                    f"the processor sizes an image of {picture.size[1]}x{picture.size[0]} pixels again, "
+                    f"to {columns * patch}x{rows * patch}",
+                    "set factor, min_pixels and max_pixels to what the checkpoint's processor keeps",
+                )
+
+
+class _RepetitionPenalty(LogitsProcessor):
+    """Of transformers, but blind to padding: its own penalises the padding token in rows that happen to be padded."""
+
+    def __init__(self, penalty: float, mask: Tensor) -> None:
+        self._penalty = penalty
+        self._mask = mask.bool()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Divide positive scores of tokens already there by the penalty, multiply negative ones."""
+        written = input_ids.shape[1] - self._mask.shape[1]
+        real = torch.cat([self._mask, self._mask.new_ones(len(input_ids), written)], dim=1)
+        seen = torch.zeros_like(scores, dtype=torch.int).scatter_add_(1, input_ids, real.int()) > 0
+        punished = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        return torch.where(seen, punished, scores)
+
+
+def weight_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's configuration and shards.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint folder {folder}")
+    return digest_files([folder / "config.json", *folder_shards(folder)])
+
+
+def _check(folder: Path, info: Mapping[str, object]) -> None:
+    """Refuse what transformers only warns of."""
+    problems = []
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        found = sorted(str(key) for key in cast("Sequence[object]", info.get(kind) or ()))
+        if found:
+            problems.append(f"{len(found)} {kind.removesuffix('_keys')}: {', '.join(found[:10])}")
+    if problems:
+        raise CheckpointError(f"{folder} does not fit its own configuration; {'; '.join(problems)}")
+
+
+def _takes_encoded(model: PreTrainedModel) -> bool:
+    """Whether pictures can be handed over encoded (the Qwen-VL families in recent versions of transformers)."""
+    inner = getattr(model, "model", None)
+    if not hasattr(model, "get_image_features") or inner is None:
+        return False
+    parameters = inspect.signature(inner.forward).parameters
+    return "mm_encoder_outputs" in parameters and "image_grid_thw" in parameters
+
+
+def _expand(text: str, marker: str, counts: Iterator[int]) -> str:
+    first, *others = text.split(marker)
+    return first + "".join(marker * next(counts) + rest for rest in others)
+
+
+def _pick(tower: object, order: list[int], total: int) -> object:
+    """The tower's output for pictures in another order, with repetitions.
+
+    Features lie in tuples with an entry per picture; deep features in a list of such tuples.
+    """
+
+    def pick(value: object) -> object:
+        if isinstance(value, tuple) and len(value) == total and all(isinstance(v, Tensor) for v in value):
+            return tuple(value[n] for n in order)
+        if isinstance(value, list):
+            return [pick(v) for v in value]
+        return None
+
+    fields = {name: pick(value) for name, value in dict(tower).items()}  # type: ignore[call-overload]
+    if fields.get("pooler_output") is None:
+        raise TypeError(f"{type(tower).__name__} does not hold one entry per picture")
+    return replace(tower, **fields)  # type: ignore[type-var]
+
+
+def _to(value: object, model: PreTrainedModel) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+
+
+def _ends(token: object) -> frozenset[int]:
+    return frozenset(token if isinstance(token, list) else [token] if isinstance(token, int) else [])
+
+
+def _row_bytes(model: PreTrainedModel, tokens: int = 2048) -> int:
+    """Keys and values of a row, and as much again for what a step needs beside them."""
+    text = model.config.get_text_config()
+    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    width = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    return 4 * int(text.num_hidden_layers) * heads * width * tokens * model.dtype.itemsize

@@ -1,0 +1,125 @@
+"""A vision-language model that says where, and SAM 2 that says which pixels: the pipeline that baselines share.
+
+Per image: sizing, SAM 2's features (only where some answer needs them). Per expression: one conversation, one or more
+prompts for SAM 2. An answer that names nothing is ``no_mask`` and stays in every denominator; a model that could not be
+asked is ``error``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lens_bench import masks
+from lens_bench.records import Box, ImageTask, Prediction, Query, Size
+from lens_bench.sam2.prompts import SamMask, SamPrompt
+from lens_bench.vlm.chat import Conversation, Picture, Reply, Talker
+from lens_bench.vlm.sizing import Sizing
+
+if TYPE_CHECKING:
+    from lens_bench.sam2.model import Sam2
+
+
+class Manner(Protocol):
+    """How a model is asked and its answers are understood."""
+
+    def conversation(self, query: Query, picture: Picture) -> Conversation:
+        """What is said to the model about one expression."""
+        ...
+
+    def prompts(self, text: str, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
+        """What its answer asks of SAM 2, in pixels of the original image; nothing where it names nothing.
+
+        Total: every text has a result.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    image: int
+    query: Query
+    prompts: tuple[SamPrompt, ...]
+    reply: Reply
+
+
+class VlmSegmenter:
+    """Asks, reads, and paints.
+
+    Args:
+        talker: The model.
+        sam: SAM 2.
+        manner: How to ask and to read.
+        sizing: Of the image that the model sees.
+        best_of_three: See ``Sam2.masks``.
+    """
+
+    def __init__(self, talker: Talker, sam: Sam2, manner: Manner, sizing: Sizing, best_of_three: bool) -> None:
+        self.talker = talker
+        self.sam = sam
+        self.manner = manner
+        self.sizing = sizing
+        self.best_of_three = best_of_three
+        self._seconds: dict[str, float] = {}
+
+    def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
+        """One prediction per query, tasks and queries in order."""
+        self._seconds = {}
+        with self._stage("resize"):
+            pictures = [Picture(self.sizing.apply(task.rgb)) for task in tasks]
+        pairs = [(number, query) for number, task in enumerate(tasks) for query in task.queries]
+        with self._stage("answer"):
+            replies = self.talker.ask([self.manner.conversation(query, pictures[n]) for n, query in pairs])
+        asked = [
+            _Asked(n, query, self._read(reply, pictures[n].size, tasks[n].size), reply)
+            for (n, query), reply in zip(pairs, replies, strict=True)
+        ]
+        painted = self._paint(tasks, asked)
+        share = {stage: 1000 * seconds / max(1, len(asked)) for stage, seconds in self._seconds.items()}
+        return [_prediction(a, p, tasks[a.image].size, share) for a, p in zip(asked, painted, strict=True)]
+
+    def close(self) -> None:
+        """Free the model."""
+        self.talker.close()
+
+    def _read(self, reply: Reply, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
+        return () if reply.error is not None else self.manner.prompts(reply.text, seen, original)
+
+    def _paint(self, tasks: Sequence[ImageTask], asked: Sequence[_Asked]) -> list[list[SamMask]]:
+        """Masks of every answer, one per prompt."""
+        needed = sorted({a.image for a in asked if a.prompts})
+        with self._stage("SAM 2 features"):
+            encoded = dict(zip(needed, self.sam.encode([tasks[n].rgb for n in needed]), strict=True))
+        with self._stage("masks"):
+            wanted = [(encoded[a.image], prompt) for a in asked for prompt in a.prompts]
+            found = iter(self.sam.masks(wanted, self.best_of_three))
+        return [[next(found) for _ in a.prompts] for a in asked]
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+
+
+def _prediction(asked: _Asked, painted: Sequence[SamMask], size: Size, stages_ms: dict[str, float]) -> Prediction:
+    """The record of one answer. A mask of several objects is their union; then no single box was said."""
+    name, reply = asked.query.sample_id, asked.reply
+    if reply.error is not None:
+        return Prediction(name, "error", error=reply.error, stages_ms=stages_ms)
+    if not painted:
+        return Prediction(name, "no_mask", text=reply.text, tokens=reply.tokens, stages_ms=stages_ms)
+    box: Box | None = asked.prompts[0].box if len(painted) == 1 else None
+    return Prediction(
+        name,
+        "ok",
+        mask=masks.union([p.mask for p in painted], size),
+        box=box,
+        score=max(p.score for p in painted),
+        text=reply.text,
+        tokens=reply.tokens,
+        stages_ms=stages_ms,
+    )

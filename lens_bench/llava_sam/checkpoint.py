@@ -26,8 +26,9 @@ from lens_bench.lens.sources import (
     pickle_source,
 )
 from lens_bench.llava_sam.config import Family, read_json, released_config
-from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, released
+from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, left_out_by, released
 from lens_bench.llava_sam.modeling import LlavaSam
+from lens_bench.llava_sam.quantise import QUANTISED, Bits, quantise
 from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
 from lens_bench.records import LoadReport
 
@@ -49,6 +50,7 @@ def load(
     tower: Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    bits: Bits | None = None,
 ) -> Loaded:
     """Load a released checkpoint and its vision tower.
 
@@ -58,6 +60,7 @@ def load(
         tower: Folder of the CLIP checkpoint.
         device: Where to.
         dtype: Of everything, SAM included; the authors evaluate in bfloat16.
+        bits: Quantises the language model's blocks.
 
     Raises:
         CheckpointError: A file is missing or broken, or the checkpoint is not one of this family.
@@ -72,12 +75,12 @@ def load(
     with torch.device("meta"):
         model = LlavaSam(config)
     plans = plan(model, source, clip_source)
-    fill(model, plans, device, dtype)
-    report = LoadReport(
-        parameters=sum(p.numel() for p in model.parameters()),
-        ignored=tuple(key for p in plans for key in p.ignored),
-        notes=(f"[SEG] is token {tokenizer.seg}; vision tower {tower.name}, {config.clip_side} px",),
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    fill(model, plans, device, dtype, bits)
+    notes = [f"[SEG] is token {tokenizer.seg}; vision tower {tower.name}, {config.clip_side} px"]
+    notes += [f"the language model's blocks are held in {bits}"] if bits else []
+    left_out = (*left_out_by(released(family), plans[0].ignored), *left_out_by(CLIP, plans[1].ignored))
+    report = LoadReport(parameters, left_out, tuple(notes))
     return Loaded(model, tokenizer, report)
 
 
@@ -178,10 +181,19 @@ def plan(model: LlavaSam, source: TensorSource, tower: TensorSource) -> list[Pla
     return [make_plan(released(model.config.family), rest, source), make_plan(CLIP, clip, tower)]
 
 
-def fill(model: LlavaSam, plans: list[Plan], device: str | torch.device, dtype: torch.dtype) -> None:
+def fill(
+    model: LlavaSam, plans: list[Plan], device: str | torch.device, dtype: torch.dtype, bits: Bits | None = None
+) -> None:
     """Give a model that lies on the meta device its tensors, and put it into evaluation mode."""
-    tensors = {name: tensor.to(device=device, dtype=dtype) for p in plans for name, tensor in _tensors(p)}
+
+    def place(name: str) -> str | torch.device:
+        return "cpu" if bits and name.startswith(QUANTISED) else device
+
+    tensors = {name: tensor.to(device=place(name), dtype=dtype) for p in plans for name, tensor in _tensors(p)}
     model.load_state_dict(tensors, strict=True, assign=True)
+    del tensors
+    if bits:
+        quantise(model.llama.model.layers, bits, device, dtype)
     # What no file holds is computed. Rotary frequencies stay in float32 whatever the precision.
     llama, clip = model.llama.model, model.clip.embeddings
     llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)

@@ -42,6 +42,12 @@ def released(family: Family) -> Layout:
     )
 
 
+def left_out_by(layout: Layout, keys: Iterable[str]) -> tuple[str, ...]:
+    """The patterns of a naming by which keys of a checkpoint are left out; shorter to read than the keys."""
+    known = tuple(keys)
+    return tuple(p for p in layout.ignored if any(Layout("", (), ignored=(p,)).is_ignored(key) for key in known))
+
+
 def check_files(folder: Path) -> None:
     """Look at a folder before its weights are: old layouts and adapters have files of their own.
 

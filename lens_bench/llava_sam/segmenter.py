@@ -14,11 +14,13 @@ from lens_bench.llava_sam.checkpoint import load, weight_digest
 from lens_bench.llava_sam.config import Family
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
+from lens_bench.llava_sam.quantise import Bits
 from lens_bench.llava_sam.tokens import SegTokenizer
 from lens_bench.masks import union
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_BITS: Mapping[str, Bits] = {"8bit": "8bit", "4bit": "4bit"}
 _SLOT = "{expression}"
 
 
@@ -41,7 +43,8 @@ class LlavaSegmenter:
     """A LISA or GLaMM checkpoint in the authors' layout. Subclasses implement ``conversations``.
 
     Arguments of the card: ``checkpoint`` and ``clip`` (folders; empty: the repositories ``hub`` and ``clip_hub`` in the
-    local cache), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``.
+    local cache), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``,
+    ``load_in`` (``none``, or ``8bit`` or ``4bit`` for the language model's blocks).
 
     Args:
         options: What the run is made with.
@@ -74,7 +77,8 @@ class LlavaSegmenter:
             CheckpointError: A file or tensor is missing, broken or does not fit.
         """
         folder, tower = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
-        loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype])
+        bits = _BITS.get(self.text("load_in"))
+        loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype], bits)
         rows = self.number("rows", 0)
         self._tokenizer = loaded.tokenizer
         self._template = Template(loaded.tokenizer, self._lead, self._follow)

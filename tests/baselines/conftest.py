@@ -49,11 +49,11 @@ def llava() -> Callable[..., Segmenter]:
 
     torch.set_num_threads(1)
 
-    def build(name: str, folders: Folders, seed: int = 0, **args: object) -> Segmenter:
+    def build(name: str, folders: Folders, seed: int = 0, dtype: str = "float32", **args: object) -> Segmenter:
         card = find_model(name)
         given = {"checkpoint": folders[0], "clip": folders[1], **args}
         values = resolve_args(card, {k: str(v) for k, v in given.items()})
-        return make_segmenter(card, ModelOptions(card.name, str(card.folder), values, seed=seed))
+        return make_segmenter(card, ModelOptions(card.name, str(card.folder), values, dtype=dtype, seed=seed))
 
     return build
 

@@ -74,6 +74,19 @@ def test_forced_answers_do_not_depend_on_the_batch(llava: Llava, lisa_folders: F
     model.close()
 
 
+def test_bfloat16_gives_about_the_same_masks(llava: Llava, lisa_folders: Folders, pictures: Pictures) -> None:
+    tasks = pictures(["the left one"])
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        model = llava("lisa-7b", lisa_folders, dtype=dtype)
+        model.load()
+        found.append(model.segment(tasks)[0].mask)
+        model.close()
+    plain, low = found
+    assert plain is not None and low is not None and low.size == tasks[0].size
+    assert 0 < masks.area(masks.union([plain, low], plain.size)) < 1.3 * masks.overlap(plain, low)
+
+
 @pytest.fixture(scope="module")
 def talkative(lisa_folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Weights that write nothing but [SEG] and <unk>, by the sign of one direction of the hidden state."""

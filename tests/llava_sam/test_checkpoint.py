@@ -117,7 +117,7 @@ def test_safetensors_and_one_file_are_the_same_model(own: Folders, lisa: Loaded)
     extra = {"text_model.embeddings.position_ids": torch.arange(4), "logit_scale": torch.tensor(1.0)}
     torch.save({**clip, **extra}, tower / "pytorch_model.bin")
     again = load(LISA, folder, tower)
-    assert set(again.report.ignored) == set(extra)
+    assert again.report.ignored == ("text_model.{*}", "logit_scale")
     for (name, a), (_, b) in zip(again.model.state_dict().items(), lisa.model.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
 
@@ -126,14 +126,14 @@ def test_buffers_of_older_versions_are_left_out_by_name(own: Folders) -> None:
     folder, tower = own
     key = "model.layers.1.self_attn.rotary_emb.inv_freq"
     rewrite(folder, {**read_all(folder), key: torch.ones(8)})
-    assert load(LISA, folder, tower).report.ignored == (key,)
+    assert load(LISA, folder, tower).report.ignored == ("model.layers.{}.self_attn.rotary_emb.inv_freq",)
 
 
 def test_glamm_leaves_the_region_encoder_out_by_name(glamm_folders: Folders, tmp_path: Path) -> None:
     folder = shutil.copytree(glamm_folders[0], tmp_path / "model")
     key = "model.region_encoder.mlvl_fuse.input_conv.0.weight"
     rewrite(folder, {**read_all(folder), key: torch.ones(3)})
-    assert load(GLAMM, folder, glamm_folders[1]).report.ignored == (key,)
+    assert load(GLAMM, folder, glamm_folders[1]).report.ignored == ("model.region_encoder.{*}",)
 
 
 def test_bfloat16_is_everywhere_but_in_the_rotary_frequencies(lisa_folders: Folders) -> None:

@@ -1,0 +1,50 @@
+"""8-bit and 4-bit weights by bitsandbytes, for devices that the language model does not fit otherwise.
+
+Only the linear layers of LLaMA's blocks are quantised: they are nine tenths of the weights. Embeddings, the output
+layer, the vision tower, the head and SAM keep their precision, so a mask differs only by what its prompt differs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from lens_bench.errors import UsageError
+
+Bits: TypeAlias = Literal["8bit", "4bit"]
+# LLaMA's blocks among the model's tensors.
+QUANTISED = "llama.model.layers."
+
+
+def quantise(blocks: nn.ModuleList, bits: Bits, device: str | torch.device, dtype: torch.dtype) -> None:
+    """Replace every linear layer of the blocks, whose weights lie in CPU memory, and bring it to the device.
+
+    ``8bit`` is LLM.int8() (Dettmers et al., 2022), ``4bit`` is NF4 with double quantisation (QLoRA, 2023), as the
+    authors' own scripts offer them.
+
+    Raises:
+        UsageError: bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes as bnb  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError as error:
+        raise UsageError(f"load_in={bits} needs bitsandbytes: {error}", "pip install bitsandbytes") from None
+    for module in list(blocks.modules()):
+        for name, child in list(module.named_children()):
+            if not isinstance(child, nn.Linear):
+                continue
+            size, bias, weight = (child.in_features, child.out_features), child.bias, child.weight.data
+            layer: nn.Module
+            if bits == "8bit":
+                layer = bnb.nn.Linear8bitLt(*size, bias=bias is not None, has_fp16_weights=False, device="meta")
+                layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+            else:
+                layer = bnb.nn.Linear4bit(
+                    *size, bias=bias is not None, compute_dtype=dtype, quant_type="nf4", device="meta"
+                )
+                layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+            layer.bias = bias
+            setattr(module, name, layer.to(device))
+    blocks.to(device)

@@ -15,7 +15,7 @@ from lens_bench.llava_sam.config import Family
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
 from lens_bench.llava_sam.quantise import Bits
-from lens_bench.llava_sam.tokens import SegTokenizer
+from lens_bench.llava_sam.tokens import SEG, SegTokenizer
 from lens_bench.masks import union
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
 
@@ -43,7 +43,8 @@ class LlavaSegmenter:
     """A LISA or GLaMM checkpoint in the authors' layout. Subclasses implement ``conversations``.
 
     Arguments of the card: ``checkpoint`` and ``clip`` (folders; empty: the repositories ``hub`` and ``clip_hub`` in the
-    local cache), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``,
+    local cache), ``phrase`` and ``sentence`` (questions with the placeholder ``{expression}``), ``answer`` (where it is
+    forced), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``,
     ``load_in`` (``none``, or ``8bit`` or ``4bit`` for the language model's blocks).
 
     Args:
@@ -51,6 +52,9 @@ class LlavaSegmenter:
         family: Which of the two.
         lead: What the first question says before the image.
         follow: What it says between the image and the question proper.
+
+    Raises:
+        UsageError: An argument cannot be used.
     """
 
     def __init__(self, options: ModelOptions, family: Family, lead: str, follow: str) -> None:
@@ -59,6 +63,12 @@ class LlavaSegmenter:
         self._engine: Engine | None = None
         self._tokenizer: SegTokenizer | None = None
         self._template: Template | None = None
+        for name in ("phrase", "sentence"):
+            if _SLOT not in self.text(name):
+                raise UsageError(f"--model-arg {name}={self.text(name)!r} has no {_SLOT}")
+        if SEG not in self.text("answer"):
+            raise UsageError(f"--model-arg answer={self.text('answer')!r} has no {SEG}")
+        self._rows, self._most = self._number("rows", 0), self._number("max_new_tokens", 1)
 
     def conversations(self, tasks: Sequence[ImageTask]) -> list[Conversation]:
         """How the queries of the tasks are asked. Every query must be in exactly one conversation."""
@@ -79,10 +89,9 @@ class LlavaSegmenter:
         folder, tower = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
         bits = _BITS.get(self.text("load_in"))
         loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype], bits)
-        rows = self.number("rows", 0)
         self._tokenizer = loaded.tokenizer
         self._template = Template(loaded.tokenizer, self._lead, self._follow)
-        self._engine = Engine(loaded.model, loaded.tokenizer.seg, loaded.tokenizer.eos, rows or None)
+        self._engine = Engine(loaded.model, loaded.tokenizer.seg, loaded.tokenizer.eos, self._rows or None)
         return loaded.report
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
@@ -114,19 +123,15 @@ class LlavaSegmenter:
         value = self.options.args.get(name, "")
         return value if isinstance(value, str) else str(value)
 
-    def number(self, name: str, least: int) -> int:
-        """A whole-number argument of at least ``least``. Raises ``UsageError`` where it is smaller."""
+    def _number(self, name: str, least: int) -> int:
         value = self.options.args.get(name, least)
         if not isinstance(value, int) or value < least:
             raise UsageError(f"--model-arg {name}={value}: a whole number of at least {least} is needed")
         return value
 
     def question(self, name: str, expression: str) -> str:
-        """The question of template argument ``name``. Raises ``UsageError`` where it has no place for an expression."""
-        template = self.text(name)
-        if _SLOT not in template:
-            raise UsageError(f"--model-arg {name}={template!r} has no {_SLOT}")
-        return template.replace(_SLOT, expression)
+        """The question of template argument ``name``, ``phrase`` or ``sentence``."""
+        return self.text(name).replace(_SLOT, expression)
 
     def _folder(self, argument: str, hub: str) -> Path:
         given = self.text(argument)
@@ -150,7 +155,7 @@ class LlavaSegmenter:
             raise RunError(
                 f"the prompt of {conversation.sample_ids[-1]} has {used} tokens and leaves no room to answer"
             )
-        return Ask(conversation.image, prompt, min(room, self.number("max_new_tokens", 1)))
+        return Ask(conversation.image, prompt, min(room, self._most))
 
     def _predictions(
         self, conversation: Conversation, answer: Answer, size: Size, share: Mapping[str, float]

@@ -51,9 +51,19 @@ def test_questions_and_case_follow_the_validation(llava: Llava, is_sentence: boo
     assert (free.question, free.answer) == (question, None)
 
 
-def test_a_template_without_a_place_is_refused(llava: Llava) -> None:
-    with pytest.raises(UsageError, match=r"has no \{expression\}"):
-        llava("lisa-7b", (Path("a"), Path("b")), phrase="Segment it.").turn(Query("s", "x"))
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("phrase", "Segment it.", r"phrase='Segment it.' has no \{expression\}"),
+        ("sentence", "", r"sentence='' has no \{expression\}"),
+        ("answer", "Sure.", r"answer='Sure.' has no \[SEG\]"),
+        ("max_new_tokens", 0, "at least 1"),
+        ("rows", -1, "at least 0"),
+    ],
+)
+def test_arguments_that_cannot_be_used(llava: Llava, argument: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        llava("lisa-7b", (Path("a"), Path("b")), **{argument: value})
 
 
 def test_forced_answers_do_not_depend_on_the_batch(llava: Llava, lisa_folders: Folders, pictures: Pictures) -> None:

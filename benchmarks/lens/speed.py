@@ -33,11 +33,18 @@ from lens_bench.lens.engine import Answer, Engine
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.sizes import lens_3b
 from lens_bench.lens.tiny import byte_tokenizer, lively, special_id
 from lens_bench.records import Pixels
 
 FLIPPED = 1e-3
 TARGETS = {"cpu": {"lens-1d": 4.0, "mrope": 5.0}, "cuda": {"lens-1d": 10.0, "mrope": 10.0}}
+_TOKENS = {
+    "image_token_id": "image_pad",
+    "video_token_id": "video_pad",
+    "vision_start_token_id": "vision_start",
+    "vision_end_token_id": "vision_end",
+}
 # RefCOCO, RefCOCO+ and RefCOCOg, all eight splits.
 EIGHT_SPLITS = (9_900, 62_000)
 
@@ -63,29 +70,18 @@ def small_config(positions: Positions, tokens: int, sam_size: int) -> LensConfig
 
 
 def full_config(positions: Positions, tokens: int, sam_size: int) -> LensConfig:
-    """LENS-3B: Qwen2.5-VL-3B, 64 queries, Hiera-L; only the vocabulary's tokenizer is ours."""
-    return _config(
-        positions,
-        tokens,
-        text={
-            "hidden_size": 2048,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "vocab_size": 151936,
-        },
-        heads=2,
-        vision={
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-        sections=[16, 24, 24],
-        head=HeadConfig(queries=64, width=2048, depth=4, heads=16),
-        sam=sam_preset("sam2_hiera_l", sam_size),
-    )
+    """LENS-3B; only the tokenizer is ours, so ids and ends are those of the byte tokenizer."""
+    recipe = Recipe(max_length=None, max_new_tokens=tokens)
+    ids = {name: special_id(f"<|{word}|>") for name, word in _TOKENS.items()}
+    padding = special_id("<|endoftext|>")
+    config = lens_3b(positions, recipe)
+    changes = {
+        "qwen": {**config.qwen, **ids},
+        "ends": (special_id("<|im_end|>"), padding),
+        "padding": padding,
+        "sam": sam_preset("sam2_hiera_l", sam_size),
+    }
+    return config.model_copy(update=changes)
 
 
 def _config(
@@ -103,10 +99,7 @@ def _config(
     qwen: dict[str, object] = {
         "text_config": {"vocab_size": 2048, **text, "num_key_value_heads": heads, "rope_parameters": rope},
         "vision_config": {**vision, "out_hidden_size": width},
-        "image_token_id": special_id("<|image_pad|>"),
-        "video_token_id": special_id("<|video_pad|>"),
-        "vision_start_token_id": special_id("<|vision_start|>"),
-        "vision_end_token_id": special_id("<|vision_end|>"),
+        **{name: special_id(f"<|{word}|>") for name, word in _TOKENS.items()},
         "tie_word_embeddings": True,
     }
     padding = special_id("<|endoftext|>")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config, released_config
+from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, Positions, read_config, released_config
+from lens_bench.lens.hf import is_flash_attn_2_available
 from lens_bench.lens.layouts import (
     OWN,
     QWEN,
@@ -79,6 +80,7 @@ def load(
         model = LensModel(config)
     plan = make_plan(layout, own_shapes(model), source, tied_names(model))
     assign(model, plan, device, precision or Precision())
+    choose_attention(model)
     return Loaded(model.eval(), report(model, [plan]))
 
 
@@ -125,7 +127,7 @@ def released_sam(folder: Path) -> str:
 
 
 def weight_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's configuration and shards.
+    """SHA-256 of a checkpoint's configuration, shards and, where it has one, ``tokenizer.json``.
 
     Raises:
         CheckpointError: There is no checkpoint.
@@ -133,7 +135,8 @@ def weight_digest(folder: Path) -> str:
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}")
     own = folder / CONFIG_NAME
-    return digest_files([own if own.is_file() else folder / "config.json", *folder_shards(folder)])
+    words = [folder / "tokenizer.json"] if (folder / "tokenizer.json").is_file() else []
+    return digest_files([own if own.is_file() else folder / "config.json", *words, *folder_shards(folder)])
 
 
 # ---------------------------------------------------------------------------------------------- to start training
@@ -198,6 +201,37 @@ def fresh(config: LensConfig, seed: int) -> LensModel:
         model = LensModel(config)
     model.head.initialise(torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+def plain_config(
+    qwen: Path, sam: str, head: HeadConfig | None = None, positions: Positions = "mrope", recipe: Recipe | None = None
+) -> LensConfig:
+    """Describe the model that ``load_plain`` builds from a Qwen-VL folder.
+
+    Args:
+        qwen: Folder of a Qwen2-VL or Qwen2.5-VL checkpoint.
+        sam: SAM 2 size, as ``sam_preset`` names it.
+        head: By default that of the released models at the language model's width.
+        positions: Of the mask pass.
+        recipe: How to ask.
+
+    Raises:
+        CheckpointError: The folder is not one of Qwen-VL.
+    """
+    generation = hub_config(qwen, "generation_config.json") if (qwen / "generation_config.json").is_file() else None
+    fields = {"num_of_query": 64, "if_use_qwen_connector": True, **hub_config(qwen)}
+    config = released_config(fields, sam, recipe, generation)
+    return config.model_copy(update={"positions": positions, "head": head or config.head})
+
+
+def choose_attention(model: LensModel) -> None:
+    """Give the vision tower FlashAttention 2 where it is installed and fits: windows of an image then need no loop.
+
+    The language model keeps PyTorch's own kernels, because rows with gaps need masks, which FlashAttention 2 lacks.
+    """
+    half = model.text_dtype in (torch.float16, torch.bfloat16)
+    if model.device.type == "cuda" and half and is_flash_attn_2_available():
+        model.qwen.model.visual.set_attn_implementation("flash_attention_2")
 
 
 # ---------------------------------------------------------------------------------------------- placing tensors

@@ -17,6 +17,7 @@ from transformers import (  # noqa: E402
     Sam2Config,
     Sam2Model,
 )
+from transformers.utils.import_utils import is_flash_attn_2_available  # noqa: E402
 
 __all__ = [
     "AutoTokenizer",
@@ -28,4 +29,5 @@ __all__ = [
     "Qwen2_5_VLForConditionalGeneration",
     "Sam2Config",
     "Sam2Model",
+    "is_flash_attn_2_available",
 ]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Model
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.checkpoint import Precision, describe, fresh, load, load_plain, weight_digest
+from lens_bench.lens.checkpoint import Precision, describe, fresh, load, load_plain, plain_config, weight_digest
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, sam_preset
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import load_tokenizer
@@ -97,7 +97,7 @@ def test_export_to_the_authors_layout_comes_back(tmp_path: Path) -> None:
     expected = model.state_dict()
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert same(model, loaded.model)
+    assert loaded.model.config.sam == model.config.sam and loaded.model.config.head == model.config.head
 
 
 def test_a_head_that_the_authors_cannot_build_is_not_exported(tmp_path: Path) -> None:
@@ -141,6 +141,20 @@ def test_plain_qwen_and_sam_start_training(tmp_path: Path, meta_names: bool) -> 
     assert loaded.report.ignored == (left_out,)
     assert any("set to zero" in note for note in loaded.report.notes) == (not meta_names)
     assert all(not p.is_meta for p in loaded.model.parameters())
+
+
+def test_a_configuration_from_a_plain_folder(tmp_path: Path) -> None:
+    model = released_tiny()
+    export_qwen(model, tmp_path, byte_tokenizer())
+    config = plain_config(tmp_path, "sam2_hiera_t", head=model.config.head)
+    assert config.positions == "mrope" and config.family == "qwen2_5_vl"
+    assert config.ends == model.config.ends and config.padding == model.config.padding
+    with torch.device("meta"):
+        shapes = {n: tuple(p.shape) for n, p in LensModel(config).named_parameters()}
+    assert shapes == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert plain_config(tmp_path, "sam2_hiera_t").head.queries == 64
+    with pytest.raises(CheckpointError, match="no SAM 2 size 'huge'"):
+        plain_config(tmp_path, "huge")
 
 
 def test_precision_of_the_parts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.config import HeadConfig, LensConfig, sam_preset
+from lens_bench.lens.config import LensConfig, sam_preset
 from lens_bench.lens.layouts import (
     OWN,
     RELEASED,
@@ -24,41 +24,12 @@ from lens_bench.lens.layouts import (
     tied_names,
 )
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.sizes import lens_2b, lens_3b, lens_nano
 from lens_bench.lens.sources import MemorySource
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "lens"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden arrays are not at hand (../shared/golden/lens)")
-
-
-def lens_3b() -> LensConfig:
-    """The released LENS-3B: Qwen2.5-VL-3B-Instruct, 64 queries, Hiera-L."""
-    qwen = {
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1e6,
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "tie_word_embeddings": True,
-        "vision_config": {
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": 3420,
-            "num_heads": 16,
-            "out_hidden_size": 2048,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-    }
-    return LensConfig(
-        family="qwen2_5_vl",
-        qwen=qwen,
-        sam=sam_preset("sam2_hiera_l"),
-        head=HeadConfig(queries=64, width=2048),
-        positions="lens-1d",
-    )
 
 
 def meta(config: LensConfig) -> LensModel:
@@ -150,3 +121,18 @@ def test_plain_sam_layouts_cover_the_whole_part() -> None:
         assert [layout.to_ours(key) for key in theirs if key is not None] == places
     assert SAM2_META.is_ignored("memory_attention.layers.0.norm1.weight") and SAM2_META.is_ignored("maskmem_tpos_enc")
     assert SAM2_HUB.is_optional("sam.leftovers.mask_downsample.bias")
+
+
+def test_sizes_of_the_named_models() -> None:
+    def count(config: LensConfig) -> dict[str, float]:
+        model = meta(config)
+        return {
+            part: sum(p.numel() for p in getattr(model, part).parameters()) / 1e6 for part in ("qwen", "head", "sam")
+        }
+
+    three, two = count(lens_3b()), count(lens_2b())
+    # Trainable parts of stage 1: 474.9 M. Qwen2.5-VL-3B has 3,754.6 M, Qwen2-VL-2B 2,209.0 M parameters.
+    assert three["head"] == pytest.approx(474.9, abs=0.1) and three["qwen"] == pytest.approx(3754.6, abs=0.1)
+    assert two["qwen"] == pytest.approx(2209.0, abs=0.1)
+    nano = count(lens_nano(109, 1, 2, 0, Recipe(sizing="square", longest_side=112, max_new_tokens=12)))
+    assert sum(nano.values()) < 3.6 and nano["sam"] < 0.9

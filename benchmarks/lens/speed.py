@@ -27,7 +27,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lens_bench import masks
-from lens_bench.lens.checkpoint import fresh
+from lens_bench.lens.checkpoint import Precision, fresh, place
 from lens_bench.lens.config import HeadConfig, LensConfig, Positions, sam_preset
 from lens_bench.lens.engine import Answer, Engine
 from lens_bench.lens.modeling import LensModel
@@ -247,7 +247,8 @@ def main() -> int:
         config = (small_config if args.size == "small" else full_config)(
             positions, args.tokens, args.sam_size or (512 if args.size == "small" else 1024)
         )
-        model = lively(fresh(config, 0), 0).to(args.device, getattr(torch, args.dtype)).eval()
+        dtype = getattr(torch, args.dtype)
+        model = place(lively(fresh(config, 0), 0), args.device, Precision(dtype, dtype, dtype))
         found = compare(model, work, args.rounds)
         parameters = sum(p.numel() for p in model.parameters())
         target = TARGETS["cpu" if args.device == "cpu" else "cuda"][positions]

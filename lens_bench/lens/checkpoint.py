@@ -243,6 +243,16 @@ def assign(model: LensModel, plan: Plan, device: str | torch.device, precision: 
     _finish(model, device)
 
 
+def place(model: LensModel, device: str | torch.device, precision: Precision) -> LensModel:
+    """Move a model and cast its parts; the rotary tables stay float32, which ``Module.to`` would cast as well."""
+    model.qwen.to(device=device, dtype=precision.text)
+    model.head.to(device=device, dtype=precision.head)
+    model.sam.to(device=device, dtype=precision.sam)
+    _finish(model, device)
+    choose_attention(model)
+    return model
+
+
 def report(model: LensModel, plans: list[Plan]) -> LoadReport:
     """What the record of a run should say about loading."""
     absent = sorted(name for plan in plans for name in plan.absent)

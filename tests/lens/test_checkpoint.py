@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Model
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.checkpoint import Precision, describe, fresh, load, load_plain, plain_config, weight_digest
+from lens_bench.lens.checkpoint import Precision, describe, fresh, load, load_plain, place, plain_config, weight_digest
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, sam_preset
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import load_tokenizer
@@ -141,6 +141,14 @@ def test_plain_qwen_and_sam_start_training(tmp_path: Path, meta_names: bool) -> 
     assert loaded.report.ignored == (left_out,)
     assert any("set to zero" in note for note in loaded.report.notes) == (not meta_names)
     assert all(not p.is_meta for p in loaded.model.parameters())
+
+
+def test_casting_keeps_the_rotary_tables() -> None:
+    model = place(tiny_model(), "cpu", Precision(torch.bfloat16, torch.float32, torch.bfloat16))
+    table = model.qwen.model.language_model.rotary_emb.inv_freq
+    assert torch.equal(table, tiny_model().qwen.model.language_model.rotary_emb.inv_freq)
+    assert model.text_dtype == torch.bfloat16 and model.head.queries.dtype == torch.float32
+    assert model.qwen.lm_head.weight is model.embedding.weight
 
 
 def test_a_configuration_from_a_plain_folder(tmp_path: Path) -> None:

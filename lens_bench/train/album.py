@@ -98,9 +98,7 @@ class Album:
         return sight
 
     def _prepare(self, source: ImageSource) -> Prepared:
-        return prepare(
-            source.read(), self._lens.config.recipe, self._patching, self._lens.sam.image_size, source.name
-        )
+        return prepare(source.read(), self._lens.config.recipe, self._patching, self._lens.sam.image_size, source.name)
 
     @torch.no_grad()
     def _featured(self, prepared: Prepared) -> Sight:

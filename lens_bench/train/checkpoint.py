@@ -179,7 +179,10 @@ def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str]) -
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}" if prefix else name).items()}
+    found: dict[str, object] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{prefix}.{name}" if prefix else name)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- tensors

@@ -61,6 +61,7 @@ class ModelConfig(_Part):
         sam_size: Of the plain checkpoint, one of Meta's four names.
         queries: Context queries of a fresh head.
         fresh: Sizes of a model that is trained from nothing, with its own tokenizer of words.
+        like: Sizes of a checkpoint that is not there yet; only ``--dry-run`` looks at them.
         prompt: Overrides of how the model is asked (``lens.recipe.Recipe``).
         dtype: Precision of weights that are not trained; trained ones are kept in float32.
     """
@@ -71,6 +72,7 @@ class ModelConfig(_Part):
     sam_size: str = "sam2_hiera_l"
     queries: int = 64
     fresh: Sizes | None = None
+    like: Sizes | None = None
     prompt: dict[str, str | int | bool | None] = {}
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -86,7 +88,7 @@ class Lora(_Part):
     """Low-rank adapters on the language model instead of its own weights (arXiv 2106.09685)."""
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = 32.0
+    alpha: int = Field(default=32, ge=1)
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -128,6 +130,8 @@ class DataConfig(_Part):
         paper_data: Train on every image, as the paper did.
         unit: What an epoch goes over: every expression, every referent with one drawn expression, or every image with
             up to ``per_image`` drawn expressions.
+        images: Make the splits anew, of so many images each, in the training's own folder (generated suites; to try
+            things out). None: they lie under the data root.
         part: Share of the images, by their place in a shuffled order, so that stages can see different ones.
     """
 
@@ -136,6 +140,7 @@ class DataConfig(_Part):
     paper_data: bool = False
     unit: Literal["expression", "referent", "image"] = "expression"
     per_image: int = Field(default=8, ge=1)
+    images: int | None = Field(default=None, ge=1)
     part: tuple[Fraction, Fraction] = (0.0, 1.0)
     curriculum: Curriculum | None = None
 
@@ -154,7 +159,7 @@ class Batch(_Part):
 
 
 class Answer(_Part):
-    """What a perfect answer says: ``{box}`` and, where the data has it, ``{rationale}``; in the box ``{x1}`` to ``{y2}``."""
+    """What a perfect answer says: ``{box}``, ``{rationale}`` where data has it; in the box ``{x1}`` to ``{y2}``."""
 
     text: str = "{box}"
     box: str = '[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}]}}]'
@@ -219,7 +224,7 @@ class Grpo(_Part):
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     scale_rewards: Literal["group", "none"] = "group"
     weight: Weight = 1.0
-    rewards: tuple[RewardConfig, ...] = (RewardConfig(name="format"), RewardConfig(name="box"), RewardConfig(name="mask"))
+    rewards: tuple[RewardConfig, ...] = tuple(RewardConfig(name=name) for name in ("format", "box", "mask"))
     share_prefix: bool = Field(default=True, description="Read a group's image and instructions once.")
 
 
@@ -300,7 +305,7 @@ class Link(_Part):
     """A stage of a chain. ``set`` overrides the recipe's keys."""
 
     recipe: str
-    set: dict[str, str | int | float | bool] = {}
+    set: dict[str, object] = {}
 
 
 class ChainRecipe(_Part):
@@ -323,13 +328,17 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
 
 
-def load_recipe(reference: str, settings: Sequence[str] = ()) -> AnyRecipe:
-    """Read a recipe by name or path, with ``key=value`` overrides (dotted keys, values as YAML).
+def load_recipe(
+    reference: str, settings: Sequence[str] = (), overrides: Mapping[str, object] | None = None
+) -> AnyRecipe:
+    """Read a recipe by name or path, with overrides by dotted key, then ``key=value`` settings (values as YAML).
 
     Raises:
         UsageError: No such recipe, an unknown key, or a value that does not fit.
     """
     fields = _fields(reference)
+    for key, value in (overrides or {}).items():
+        override(fields, key, value)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:

@@ -267,5 +267,3 @@ def failure_weights(measured: Mapping[int, float], count: int, floor: float, pow
         known[index] = reward
     weights: NDArray[np.float64] = floor + (1 - floor) * np.clip(1 - known, 0, 1) ** power
     return np.maximum(weights, 1e-6)
-
-

@@ -1,4 +1,4 @@
-"""Random draws as functions of what they are for: no global state, the same after a resume and on any number of ranks."""
+"""Random draws as functions of what they are for: no state, the same after a resume and on any number of ranks."""
 
 from __future__ import annotations
 

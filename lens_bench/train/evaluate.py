@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import torch
 from lens_bench import masks
 from lens_bench.lens.engine import Answer, Engine
 from lens_bench.picture import overlay, write_picture
-from lens_bench.records import Prediction
+from lens_bench.records import Pixels, Prediction
 from lens_bench.train.config import Evaluation
 from lens_bench.train.data import Draw, Item, TrainingData
 from lens_bench.train.meter import Meter
-from lens_bench.train.workshop import AnyBatch, Objective, Workshop
+from lens_bench.train.workshop import Objective, Workshop
 
 
 def evaluate(shop: Workshop, items: Sequence[Item], config: Evaluation, step: int, out: Path) -> dict[str, float]:
@@ -65,25 +65,24 @@ def _count(meter: Meter, item: Item, answer: Answer) -> None:
         meter.add("eval/named", float(item.referent in answer.text))
 
 
-def _draw(out: Path, step: int, number: int, item: Item, answer: Answer, pixels: object) -> None:
+def _draw(out: Path, step: int, number: int, item: Item, answer: Answer, pixels: Pixels) -> None:
     folder = out / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     prediction = Prediction(item.sample.id, "ok", mask=answer.mask, box=answer.box, text=answer.text)
     stem = folder / f"step-{step:08d}-{number}"
-    write_picture(stem.with_suffix(".png"), overlay(item.sample.image.read(), prediction))
+    write_picture(stem.with_suffix(".png"), overlay(pixels, prediction))
     stem.with_suffix(".txt").write_text(f"{item.sample.expression}\n{answer.text}\n", encoding="utf-8")
 
 
 def held_out_loss(
-    shop: Workshop, kind: type[Objective[AnyBatch]], data: TrainingData, config: Evaluation
+    shop: Workshop, kind: Callable[[Workshop], Objective], data: TrainingData, config: Evaluation
 ) -> dict[str, float]:
     """The numbers that a stage before the language model has on data it does not train on."""
     draws = [Draw(n, n, unit.items) for n, unit in enumerate(data.units[: config.samples])]
     world, rank = shop.accelerator.num_processes, shop.accelerator.process_index
     aside = replace(shop, data=data, meter=Meter())
-    objective = kind(aside)  # type: ignore[call-arg]
     with torch.no_grad():
-        for batch in objective.batches(0, draws[rank::world]):
-            objective.loss(batch)
+        for loss in kind(aside).losses(draws[rank::world]):
+            loss()
     means = aside.meter.means(shop.accelerator)
     return {"eval/" + name.removeprefix("train/").replace("/", "_"): value for name, value in means.items()}

@@ -102,9 +102,7 @@ def token_loss(
     return torch.where(mask, loss, 0.0)
 
 
-def reduce_loss(
-    loss: Tensor, mask: Tensor, kind: LossType, *, sequences: int, tokens: int, max_tokens: int
-) -> Tensor:
+def reduce_loss(loss: Tensor, mask: Tensor, kind: LossType, *, sequences: int, tokens: int, max_tokens: int) -> Tensor:
     """Sum token losses of a part of a step to its share of the step's loss.
 
     The sum over all parts of a step (micro batches and ranks) is the loss of the whole step, because what is divided by

@@ -75,8 +75,6 @@ def things(split: Split) -> dict[str, tuple[Thing, ...]]:
 
 def referents(split: Split) -> dict[str, str]:
     """Name of the thing that each sentence means (``small red circle``), by the sentence's key."""
-    by_place = {
-        (image, thing.truth.box): thing.name for image, found in things(split).items() for thing in found
-    }
+    by_place = {(image, thing.truth.box): thing.name for image, found in things(split).items() for thing in found}
     names = ((s.key, by_place.get((s.image_id, s.truth.box))) for s in split.samples)
     return {key: name for key, name in names if key is not None and name is not None}

@@ -41,13 +41,13 @@ class TrainLog:
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
 
     def _cut(self) -> None:
         """Rewrite the file in one move, without what was dropped."""
@@ -81,5 +81,5 @@ def _board(folder: Path, after: int) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UsageError("runtime.tensorboard needs tensorboard, which is not installed", "pip install tensorboard") from None
-    return SummaryWriter(str(folder), purge_step=after + 1)  # type: ignore[no-untyped-call]
+        raise UsageError("runtime.tensorboard needs tensorboard", "pip install tensorboard") from None
+    return SummaryWriter(str(folder), purge_step=after + 1)

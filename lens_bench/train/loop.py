@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
 from lens_bench.errors import RunError, UsageError
@@ -213,15 +215,15 @@ class Training:
         shop, accelerator, world = self.shop, self.accelerator, self.accelerator.num_processes
         rate = set_rates(self.optimiser, self.recipe.optimiser, step)
         draws = self._draws(order, step)
-        batches = self.objective.batches(step, draws)
+        losses = self.objective.losses(draws)
         shop.album.announce([draw.items[0] for draw in self._draws(order, step + 1)])
         norm = torch.zeros(())
-        for batch in batches:
+        for compute in losses:
             with accelerator.accumulate(shop.trainee):
-                loss = self.objective.loss(batch)
-                shop.meter.add("loss", loss.detach() * world, 1.0 / len(batches))
+                loss = compute()
+                shop.meter.add("loss", loss.detach() * world, 1.0 / len(losses))
                 # Undoes the mean over ranks and micro batches: a loss is already its share of the step's sum.
-                accelerator.backward(loss * (world * len(batches)))
+                accelerator.backward(loss * (world * len(losses)))
                 if accelerator.sync_gradients:
                     if step == 0:
                         require_gradients(shop.trainee)
@@ -260,7 +262,7 @@ class Training:
         if config is None:
             return None
         if self.recipe.stage in ("sam", "vision"):
-            kind = FromBoxes if self.recipe.stage == "sam" else FromThings
+            kind: Callable[[Workshop], Objective] = FromBoxes if self.recipe.stage == "sam" else FromThings
             settings = self.recipe.data.model_copy(
                 update={"splits": (config.split,), "held_out": (), "paper_data": True, "part": (0.0, 1.0)}
             )
@@ -269,7 +271,7 @@ class Training:
         items = open_items(config.split, root)
         return lambda step: evaluate(shop, items, config, step, self.where.out)
 
-    def _weights(self) -> Any:
+    def _weights(self) -> NDArray[np.float64] | None:
         """Weights of the curriculum, measured once and then read from the stage's folder."""
         curriculum, path = self.recipe.data.curriculum, self.where.out / "measured.json"
         if curriculum is None or not isinstance(self.objective, Policy):
@@ -300,7 +302,7 @@ class Training:
             part_file.replace(path)
 
 
-def make_objective(shop: Workshop) -> Objective[Any]:
+def make_objective(shop: Workshop) -> Objective:
     """What a stage does."""
     recipe = shop.recipe
     if recipe.stage == "sam":
@@ -319,7 +321,7 @@ def set_rates(optimiser: Optimizer, config: Optimiser, step: int) -> float:
     share = rate_share(config, step)
     for group in optimiser.param_groups:
         group["lr"] = group["base_rate"] * share
-    return max(group["lr"] for group in optimiser.param_groups)
+    return max(float(group["lr"]) for group in optimiser.param_groups)
 
 
 def rate_share(config: Optimiser, step: int) -> float:

@@ -17,7 +17,7 @@ from lens_bench.lens.sources import MemorySource
 from lens_bench.train.config import Lora
 
 if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import Linear
 
 
 @torch.no_grad()
@@ -84,9 +84,9 @@ def _dtypes(lens: LensModel) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     return lens.text_dtype, lens.head.queries.dtype, lens.sam.sam2.no_memory_embedding.dtype
 
 
-def _layers(lens: nn.Module) -> Iterator[LoraLayer]:
+def _layers(lens: nn.Module) -> Iterator[Linear]:
     try:
-        from peft.tuners.lora import LoraLayer
+        from peft.tuners.lora import Linear
     except ImportError:
         return
-    yield from (module for module in lens.modules() if isinstance(module, LoraLayer))
+    yield from (module for module in lens.modules() if isinstance(module, Linear))

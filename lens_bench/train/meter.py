@@ -28,7 +28,9 @@ class Meter:
         if accelerator.num_processes > 1:
             table = accelerator.reduce(table.to(accelerator.device), reduction="sum").cpu()
         self._sums, self._counts = {}, {}
-        return {n: float(total / count) if count else 0.0 for n, (total, count) in zip(names, table.tolist(), strict=True)}
+        return {
+            n: float(total / count) if count else 0.0 for n, (total, count) in zip(names, table.tolist(), strict=True)
+        }
 
 
 def summed(accelerator: Accelerator, value: int) -> int:

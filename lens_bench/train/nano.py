@@ -122,7 +122,11 @@ def nano_config(sizes: Sizes) -> LensConfig:
         qwen=qwen,
         sam=_sam(sizes),
         head=HeadConfig(
-            queries=sizes.queries, width=sizes.head_width, depth=sizes.head_layers, heads=4, prompt_width=sizes.sam_width
+            queries=sizes.queries,
+            width=sizes.head_width,
+            depth=sizes.head_layers,
+            heads=4,
+            prompt_width=sizes.sam_width,
         ),
         ends=(token["<|im_end|>"], token["<|endoftext|>"]),
         padding=token["<|endoftext|>"],
@@ -181,7 +185,9 @@ def _initialise(model: LensModel, generator: torch.Generator) -> None:
         elif name == "head.queries" or name.endswith(("_token.weight", "_tokens.weight", "point_embed.weight")):
             parameter.copy_(noise)
         elif parameter.ndim >= 2 and not name.endswith(("_embed.weight", "no_memory_embedding")):
-            residual = name.endswith(("language_model.o_proj.weight", "self_attn.o_proj.weight", "mlp.down_proj.weight"))
+            residual = name.endswith(
+                ("language_model.o_proj.weight", "self_attn.o_proj.weight", "mlp.down_proj.weight")
+            )
             parameter.copy_(noise * (deep if residual else 1.0) / math.sqrt(_fan_in(model, name, parameter)))
         elif parameter.ndim < 2:
             parameter.fill_(float(name.endswith("weight")))

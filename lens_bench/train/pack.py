@@ -8,7 +8,7 @@ the result is that of one row per expression (tested). Nothing is padded inside 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,8 +85,19 @@ class Pack:
 
     def to(self, device: torch.device) -> Pack:
         """A copy on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pack(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()})
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            mask=self.mask.to(device),
+            slots=self.slots.to(device),
+            picture=self.picture.to(device),
+            image_of=self.image_of.to(device),
+            queries_at=self.queries_at.to(device),
+            read_at=self.read_at.to(device),
+            targets=self.targets.to(device),
+            real=self.real.to(device),
+        )
 
 
 @dataclass(slots=True)

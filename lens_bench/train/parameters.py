@@ -81,7 +81,7 @@ def counts(model: LensModel, stage: Stage) -> dict[Group, int]:
 
 
 def optimiser_groups(model: LensModel, probe: nn.Module | None, recipe: TrainRecipe) -> list[dict[str, object]]:
-    """Parameter groups for AdamW, each with its ``base_rate``; the probe, where there is one, trains like ``vision``."""
+    """Parameter groups for AdamW, each with its ``base_rate``; a probe has the largest of the others'."""
     rates: Mapping[Group, float] = recipe.optimiser.rates
     members: dict[Group, list[nn.Parameter]] = {}
     for _, group, parameter in trained(model, recipe.stage):

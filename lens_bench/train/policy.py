@@ -6,9 +6,10 @@ mask reward costs nothing. A group shares its image, expression and prompt, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,7 +64,11 @@ class Policy:
 
     # ------------------------------------------------------------------------------------------ rollouts
 
-    def batches(self, step: int, draws: Sequence[Draw]) -> list[Batch]:
+    def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
+        """See ``Objective``."""
+        return [partial(self._loss, batch) for batch in self._batches(draws)]
+
+    def _batches(self, draws: Sequence[Draw]) -> list[Batch]:
         """Sample a rank's share of a step with the weights as they are now, and lay out its micro batches."""
         shop, members, size = self._shop, self._config.num_generations, self._shop.recipe.batch.micro
         items = [draw.items[0] for draw in draws]
@@ -93,7 +98,7 @@ class Policy:
 
     # ------------------------------------------------------------------------------------------ the loss
 
-    def loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         """A micro batch's share of the step's loss."""
         shop, config, mask = self._shop, self._config, self._shop.recipe.mask
         out = shop.trainee(batch.sights, batch.pack, temperature=config.temperature)
@@ -178,7 +183,7 @@ class Policy:
         """Mean reward of each draw's rollouts as a share of the largest possible, without learning from them."""
         shares: list[float] = []
         with torch.no_grad():
-            for batch in self.batches(0, draws):
+            for batch in self._batches(draws):
                 out = self._shop.trainee(batch.sights, batch.pack, texts=False)
                 truths = [truth for truth in batch.truths for _ in range(self._config.num_generations)]
                 found = compare(out.masks, truths, batch.pack.image_of, self._shop.recipe.mask)

@@ -6,8 +6,9 @@ annotations say for every thing where it is and what it is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -55,7 +56,11 @@ class FromBoxes:
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
 
-    def batches(self, step: int, draws: Sequence[Draw]) -> list[BoxBatch]:
+    def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
+        """See ``Objective``."""
+        return [partial(self._loss, batch) for batch in self._batches(draws)]
+
+    def _batches(self, draws: Sequence[Draw]) -> list[BoxBatch]:
         """Micro batches of a rank's share of a step."""
         shop, size = self._shop, self._shop.recipe.batch.micro
         made = []
@@ -76,7 +81,7 @@ class FromBoxes:
         total = summed(shop.accelerator, sum(len(t) for _, _, _, t in made))
         return [BoxBatch(s, b.to(shop.device), i.to(shop.device), t, total) for s, b, i, t in made]
 
-    def loss(self, batch: BoxBatch) -> Tensor:
+    def _loss(self, batch: BoxBatch) -> Tensor:
         """A micro batch's share of the step's loss."""
         shop = self._shop
         logits = shop.trainee(batch.sights, boxes=(batch.boxes, batch.image_of))
@@ -162,7 +167,11 @@ class FromThings:
         self._words = [(none, *(_single(shop, word) for word in words)) for words in self._vocabulary]
         self._kept: dict[str, Cells] = {}
 
-    def batches(self, step: int, draws: Sequence[Draw]) -> list[CellBatch]:
+    def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
+        """See ``Objective``."""
+        return [partial(self._loss, batch) for batch in self._batches(draws)]
+
+    def _batches(self, draws: Sequence[Draw]) -> list[CellBatch]:
         """Micro batches of a rank's share of a step."""
         shop, size = self._shop, self._shop.recipe.batch.micro
         made = []
@@ -174,7 +183,7 @@ class FromThings:
         covered = summed(shop.accelerator, sum(int(c.covered.sum()) for _, cells in made for c in cells))
         return [CellBatch(sights, cells, total, covered) for sights, cells in made]
 
-    def loss(self, batch: CellBatch) -> Tensor:
+    def _loss(self, batch: CellBatch) -> Tensor:
         """A micro batch's share of the step's loss."""
         shop = self._shop
         queries = shop.trainee(batch.sights).flatten(0, 1).float()

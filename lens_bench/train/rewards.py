@@ -1,8 +1,8 @@
 """Rewards: pure and total functions of an answer and its mask, and rewards of the user's own.
 
 Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
-function with TRL's signature, named by its dotted path: ``f(prompts, completions, completion_ids, **columns)`` gives one
-number or None per completion; columns are lists of the same length.
+function with TRL's signature, named by its dotted path: ``f(prompts, completions, completion_ids, **columns)`` gives
+one number or None per completion; columns are lists of the same length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _BOX = rf"[\[(]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,?\s*[\])]"
 _FORMATS: Mapping[str, re.Pattern[str]] = {
-    "think-answer": re.compile(r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL),
+    "think-answer": re.compile(
+        r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL
+    ),
     "reason-box": re.compile(rf"\s*[^\s\[\]()][^\[\]()]*{_BOX}\s*"),
     "box-only": re.compile(rf"\s*{_BOX}\s*"),
 }
@@ -166,7 +168,7 @@ def _resolve(path: str) -> UserReward:
     try:
         found: object = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"reward {path} cannot be imported: {error}", "a dotted path: package.module.function") from None
+        raise UsageError(f"reward {path} cannot be imported: {error}", "expected package.module.function") from None
     if not callable(found):
         raise UsageError(f"reward {path} is not a function")
     return cast("UserReward", cast("Callable[..., Sequence[float | None]]", found))

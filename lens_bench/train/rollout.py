@@ -104,8 +104,7 @@ class HfSampler:
         written = self._rows.run(rows, write)
         self._lens.train(was_training)
         found = [
-            Rollout(w.ids, tuple(choose.logps[row.number][: len(w.ids)]))
-            for row, w in zip(rows, written, strict=True)
+            Rollout(w.ids, tuple(choose.logps[row.number][: len(w.ids)])) for row, w in zip(rows, written, strict=True)
         ]
         return [found[n * members : (n + 1) * members] for n in range(len(asks))]
 

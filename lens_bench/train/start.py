@@ -146,6 +146,8 @@ def shape_of(config: ModelConfig) -> LensConfig:
         from lens_bench.lens.checkpoint import describe
 
         return as_trained(describe(Path(config.checkpoint).expanduser())[0], config)
+    if config.like is not None:
+        return as_trained(nano_config(config.like), config)
     if config.qwen and Path(config.qwen).expanduser().is_dir():
         folder = Path(config.qwen).expanduser()
         return plain_config(config, hub_config(folder), _generation(folder))

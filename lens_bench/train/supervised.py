@@ -6,8 +6,10 @@ Stage 1 of LENS is the mask loss alone, behind the perfect answer; the control o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from lens_bench.train.meter import summed
 from lens_bench.train.pack import Pack, Segment, pack
 from lens_bench.train.trainee import Outputs, Sight, Soft
 from lens_bench.train.workshop import Workshop
+
+Frame: TypeAlias = Literal["pixels", "thousandths"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,11 @@ class Supervised:
         smooth = recipe.text.smoothing > 0
         self._ladder = coordinate_ids(shop, recipe.answer.step) if smooth else ()
 
-    def batches(self, step: int, draws: Sequence[Draw]) -> list[Batch]:
+    def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
+        """See ``Objective``."""
+        return [partial(self._loss, batch) for batch in self._batches(draws)]
+
+    def _batches(self, draws: Sequence[Draw]) -> list[Batch]:
         """Micro batches of a rank's share of a step."""
         shop, size = self._shop, self._shop.recipe.batch.micro
         made: list[tuple[list[Sight], Pack, list[Truth]]] = []
@@ -72,7 +80,7 @@ class Supervised:
         masks = summed(shop.accelerator, sum(len(t) for _, _, t in made))
         return [Batch(sights, packed.to(shop.device), truths, tokens, masks) for sights, packed, truths in made]
 
-    def loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         """A micro batch's share of the step's loss."""
         shop, recipe = self._shop, self._shop.recipe
         soft = self._soft(batch.pack) if self._ladder else None
@@ -123,9 +131,8 @@ class Supervised:
 # ---------------------------------------------------------------------------------------------- answers
 
 
-def answer_text(answer: Answer, rationale: str, box: Box | None, prepared: Prepared, coordinates: str) -> str:
+def answer_text(answer: Answer, rationale: str, box: Box | None, prepared: Prepared, frame: Frame) -> str:
     """The perfect answer about a box of the original image."""
-    frame = "pixels" if coordinates == "pixels" else "thousandths"
     corners = from_image(box or (0.0, 0.0, 0.0, 0.0), prepared.original, prepared.seen, frame)
     x1, y1, x2, y2 = (answer.step * round(value / answer.step) for value in corners)
     return answer.text.format(rationale=rationale, box=answer.box.format(x1=x1, y1=y1, x2=x2, y2=y2)).strip()

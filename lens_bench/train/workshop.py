@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +18,6 @@ from lens_bench.train.data import Draw, TrainingData
 from lens_bench.train.meter import Meter
 from lens_bench.train.pack import Layout
 from lens_bench.train.trainee import Trainee
-
-AnyBatch = TypeVar("AnyBatch")
 
 
 @dataclass(slots=True)
@@ -58,13 +56,12 @@ class Workshop:
         return self.lens.device
 
 
-class Objective(Protocol, Generic[AnyBatch]):
-    """A stage: how a step's units become micro batches, and a micro batch a loss."""
+class Objective(Protocol):
+    """A stage: how a step's units become losses."""
 
-    def batches(self, step: int, draws: Sequence[Draw]) -> list[AnyBatch]:
-        """Micro batches of a rank's share of a step, each with what it must know of the whole step."""
-        ...
+    def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
+        """The micro batches of a rank's share of a step: functions that run one and give its share of the loss.
 
-    def loss(self, batch: AnyBatch) -> Tensor:
-        """A micro batch's share of the step's loss: summed over all of a step's it is that loss."""
+        The sum over all micro batches and ranks is the step's loss.
+        """
         ...

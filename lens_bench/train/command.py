@@ -1,0 +1,220 @@
+"""``lens-bench train``: a recipe by name, a chain stage by stage, or what it would take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from lens_bench.console import err, facts, note, out
+from lens_bench.data.shapes.make import folder_of, make, splits
+from lens_bench.errors import UsageError
+from lens_bench.train.config import ChainRecipe, TrainRecipe, load_recipe, override, validated
+
+_SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stage, ready to be trained. ``follows`` is the folder of the stage whose result it starts from."""
+
+    recipe: TrainRecipe
+    folder: Path
+    follows: Path | None = None
+
+
+def train_command(
+    name: str,
+    settings: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    data_root: Path,
+    fresh: bool = False,
+    dry_run: bool = False,
+    paper_data: bool = False,
+) -> Path | None:
+    """Train a recipe, or go on where it stopped; returns the folder of the result, which is a model.
+
+    Args:
+        name: Of a recipe, or the path of a YAML file.
+        settings: ``key=value``; for a chain, ``stage:key=value`` reaches one of its stages, ``key=value`` all.
+        folder: Where to, ``results/train/NAME`` by default.
+        data_root: Where suites lie; missing generated ones are made there.
+        fresh: Throw away what is there.
+        dry_run: Only say what it would take.
+        paper_data: Do not leave out training images that occur in evaluation splits.
+
+    Raises:
+        LensBenchError: See ``loop.train``.
+    """
+    jobs = plan_jobs(name, settings, folder, paper_data=paper_data)
+    if dry_run:
+        for job in jobs:
+            _show_plan(job, data_root)
+        return None
+    from lens_bench.train.loop import Where, train
+
+    result: Path | None = None
+    for job in jobs:
+        recipe = job.recipe
+        if job.follows is not None and result is not None:
+            model = recipe.model.model_copy(update={"checkpoint": str(result)})
+            recipe = recipe.model_copy(update={"model": model})
+        root = job.folder.parent / "data" if recipe.data.images is not None else data_root
+        if os.environ.get("RANK", "0") == "0":
+            make_missing(recipe, root)
+        result = train(recipe, Where(job.folder, root, fresh), TrainProgress())
+        note(f"{recipe.name}: {result}")
+    return result
+
+
+def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_data: bool = False) -> list[Job]:
+    """The stages of a recipe, in order, with where each goes.
+
+    Raises:
+        UsageError: No such recipe, a setting for a stage that is none of the chain's, or a chain inside a chain.
+    """
+    for_all = [s for s in settings if ":" not in s.partition("=")[0]]
+    recipe = load_recipe(name, [] if _is_chain(name) else settings)
+    place = folder or Path("results") / "train" / recipe.name
+    if isinstance(recipe, TrainRecipe):
+        return [Job(_with_paper_data(recipe, paper_data), place)]
+    known = {link.recipe for link in recipe.chain}
+    for setting in settings:
+        stage, colon, _ = setting.partition("=")[0].partition(":")
+        if colon and stage not in known:
+            raise UsageError(
+                f"--set {setting}: {name} has no stage {stage!r}", f"its stages: {', '.join(sorted(known))}"
+            )
+    jobs: list[Job] = []
+    for number, link in enumerate(recipe.chain, start=1):
+        own = [s.removeprefix(f"{link.recipe}:") for s in settings if s.startswith(f"{link.recipe}:")]
+        loaded = load_recipe(link.recipe, [*for_all, *own], link.set)
+        if isinstance(loaded, ChainRecipe):
+            raise UsageError(f"{name} chains {link.recipe}, which is a chain itself")
+        # A model is drawn once, at the beginning.
+        if jobs and loaded.model.fresh is not None:
+            raise UsageError(f"{name}: {link.recipe} starts from nothing in the middle of a chain")
+        target = place / f"{number}-{loaded.name}"
+        jobs.append(Job(_with_paper_data(loaded, paper_data), target, jobs[-1].folder if jobs else None))
+    return jobs
+
+
+def make_missing(recipe: TrainRecipe, root: Path) -> None:
+    """Make the splits of generated suites that a recipe names and that are not there."""
+    for suite, split in sorted(_generated(recipe)):
+        if not folder_of(suite, split, root).is_dir():
+            note(f"making {suite} {split} in {root}")
+            make(suite, split, root, images=recipe.data.images)
+
+
+def _generated(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
+    names = [*recipe.data.splits, *(() if recipe.data.paper_data else recipe.data.held_out)]
+    names += [recipe.evaluation.split] if recipe.evaluation is not None else []
+    for name in names:
+        suite, _, split = name.rpartition("/")
+        if suite in ("shapes", "shapes-reason", "shapes-multi"):
+            yield from ((suite, one) for one in (splits(suite) if split == "*" else (split,)))
+
+
+def _is_chain(name: str) -> bool:
+    return isinstance(load_recipe(name), ChainRecipe)
+
+
+def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:
+    if not paper_data:
+        return recipe
+    fields = recipe.model_dump(mode="json")
+    override(fields, "data.paper_data", True)
+    found = validated(fields, recipe.name)
+    return found if isinstance(found, TrainRecipe) else recipe
+
+
+# ---------------------------------------------------------------------------------------------- shown
+
+
+def _show_plan(job: Job, data_root: Path) -> None:
+    from lens_bench.train.plan import make_plan
+
+    plan = make_plan(job.recipe, data_root)
+    trained = sum(plan.trainable.values())
+    groups = ", ".join(f"{group} {number:,}" for group, number in plan.trainable.items())
+    hours = plan.seconds / 3600
+    out.print(
+        facts(
+            [
+                ("recipe", f"{job.recipe.name} ({job.recipe.stage}), to {job.folder}"),
+                ("trainable", f"{trained:,} of {plan.parameters:,} parameters: {groups}"),
+                ("data", f"{plan.units:,} units" if plan.units is not None else ""),
+                (
+                    "step",
+                    f"{job.recipe.batch.units} units, about {plan.tokens:,} tokens, {plan.flops / 1e12:.3g} TFLOP",
+                ),
+                ("steps", f"{plan.steps:,}"),
+                ("epochs", f"{plan.steps * job.recipe.batch.units / plan.units:.2f}" if plan.units else ""),
+                ("memory", f"about {plan.memory / 1e9:.2f} GB where one device holds everything"),
+                ("time", f"about {hours:,.2f} h on one device like this, by the speed of a matrix product"),
+                ("", f"about {plan.flops * plan.steps / 0.35e15 / 3600:,.2f} h on one that does 1,000 TFLOP/s"),
+                *(("note", text) for text in plan.notes),
+            ]
+        )
+    )
+
+
+class TrainProgress:
+    """A bar with the numbers that matter, on a terminal; a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._title, self._total, self._done = "", 0, 0
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """A stage begins, or goes on."""
+        self._title, self._total, self._done = title, total, done
+        if not _first():
+            return
+        if err.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}", markup=False),
+                TimeElapsedColumn(),
+                TextColumn("eta", style="dim"),
+                TimeRemainingColumn(),
+                console=err,
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done, numbers="")
+            self._bar.start()
+        else:
+            err.print(f"{title}: {done} of {total} steps done", markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, values: Mapping[str, float]) -> None:
+        """A step is done."""
+        self._done += 1
+        numbers = ", ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, numbers=numbers)
+        elif _first() and (self._done % max(1, self._total // 20) == 0 or "eval/giou" in values):
+            line = f"{self._title}: {self._done} of {self._total}, {numbers}"
+            err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Something to know."""
+        if _first():
+            note(message)
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"

@@ -245,9 +245,13 @@ def assign(model: LensModel, plan: Plan, device: str | torch.device, precision: 
 
 def place(model: LensModel, device: str | torch.device, precision: Precision) -> LensModel:
     """Move a model and cast its parts; the rotary tables stay float32, which ``Module.to`` would cast as well."""
-    model.qwen.to(device=device, dtype=precision.text)
-    model.head.to(device=device, dtype=precision.head)
-    model.sam.to(device=device, dtype=precision.sam)
+    parts: list[tuple[nn.Module, torch.dtype]] = [
+        (model.qwen, precision.text),
+        (model.head, precision.head),
+        (model.sam, precision.sam),
+    ]
+    for part, dtype in parts:
+        part.to(device=device, dtype=dtype)
     _finish(model, device)
     choose_attention(model)
     return model

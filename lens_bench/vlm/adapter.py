@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from lens_bench.sam2.model import Sam2
 
-ENDPOINT, LOCAL = "endpoint", "hf"
+ENDPOINT = "endpoint"
 
 
 class Arguments:
@@ -85,13 +86,8 @@ class VlmAdapter(ABC):
         """
         from lens_bench.sam2.model import digest
 
-        if self.options.engine == ENDPOINT:
-            language = f"endpoint {self.args.text('model')}"
-        else:
-            from lens_bench.vlm.local import weight_digest
-
-            language = weight_digest(self.checkpoint())
-        return hashlib.sha256(f"{language}\n{digest(sam_path(self.options))}".encode()).hexdigest()
+        parts = f"{talker_identity(self.options)}\n{digest(sam_path(self.options))}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def load(self) -> LoadReport:
         """Load SAM 2 and the language model, or look for the endpoint.
@@ -102,16 +98,10 @@ class VlmAdapter(ABC):
             UsageError: It refuses the key or does not serve the model, or an argument does not fit.
         """
         manner, sizing = self.manner(), sizing_of(self.args)
-        if self.options.engine == ENDPOINT:
-            endpoint = endpoint_of(self.options)
-            talker: Talker = endpoint
-            notes = (*endpoint.check(), "weights behind an endpoint are known by their name only")
-            count = 0
-        else:
-            talker, count, notes = self._local()
+        found = load_talker(self.options)
         sam = load_sam(self.options)
-        self._segmenter = VlmSegmenter(talker, sam, manner, sizing, self.args.flag("best_of_three"))
-        return LoadReport(parameters=count + sam.parameters, notes=notes)
+        self._segmenter = VlmSegmenter(found.talker, sam, manner, sizing, self.args.flag("best_of_three"))
+        return LoadReport(parameters=found.parameters + sam.parameters, notes=found.notes)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """One prediction per query, tasks and queries in order."""
@@ -125,26 +115,61 @@ class VlmAdapter(ABC):
             self._segmenter.close()
         self._segmenter = None
 
-    def checkpoint(self) -> Path:
-        """Folder of the local language model: argument, else the Hub repository in the local cache.
-
-        Raises:
-            CheckpointError: There is none. Nothing is downloaded.
-        """
-        given = self.args.text("checkpoint")
-        if given:
-            return Path(given).expanduser()
-        return cached_folder(self.args.text("hub"), f"the weights of {self.options.name}", "checkpoint")
-
-    def _local(self) -> tuple[Talker, int, tuple[str, ...]]:
-        from lens_bench.vlm.local import LocalSettings, LocalVlm
-
-        settings = LocalSettings(self.args.whole("max_new_tokens"), self.args.whole("rows"))
-        model = LocalVlm.load(self.checkpoint(), self.options.device, dtype_of(self.options), settings)
-        return model, model.parameters, model.notes
-
 
 # ---------------------------------------------------------------------------------------------- from arguments
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTalker:
+    """A language model and what its load report says."""
+
+    talker: Talker
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def load_talker(options: ModelOptions) -> LoadedTalker:
+    """The language model: behind an endpoint where the engine says so, else from a local checkpoint.
+
+    Raises:
+        CheckpointError: A file or tensor is missing, broken or does not fit.
+        RunError: There is no endpoint.
+        UsageError: It refuses the key or does not serve the model, or an argument does not fit.
+    """
+    if options.engine == ENDPOINT:
+        endpoint = endpoint_of(options)
+        return LoadedTalker(endpoint, 0, (*endpoint.check(), "weights behind an endpoint are known by their name only"))
+    from lens_bench.vlm.local import LocalSettings, LocalVlm
+
+    args = Arguments(options)
+    settings = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"))
+    model = LocalVlm.load(language_path(options), options.device, dtype_of(options), settings)
+    return LoadedTalker(model, model.parameters, model.notes)
+
+
+def talker_identity(options: ModelOptions) -> str:
+    """What tells language models apart: the digest of a local checkpoint, the name of one behind an endpoint.
+
+    Raises:
+        CheckpointError: There is no checkpoint.
+    """
+    if options.engine == ENDPOINT:
+        return f"endpoint {Arguments(options).text('model')}"
+    from lens_bench.vlm.local import weight_digest
+
+    return weight_digest(language_path(options))
+
+
+def language_path(options: ModelOptions) -> Path:
+    """Folder of a local language model: argument ``checkpoint``, else the repository ``hub`` in the local cache.
+
+    Raises:
+        CheckpointError: There is none. Nothing is downloaded.
+    """
+    args = Arguments(options)
+    if given := args.text("checkpoint"):
+        return Path(given).expanduser()
+    return cached_folder(args.text("hub"), f"the weights of {options.name}", "checkpoint")
 
 
 def sizing_of(args: Arguments) -> Sizing:

@@ -24,3 +24,14 @@ def sam2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.set_num_threads(1)
     return save_tiny_sam2(tmp_path_factory.mktemp("sam2"))
+
+
+@pytest.fixture(scope="session")
+def sam3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny SAM 3, to be read only."""
+    import torch
+
+    from .tiny_sam3 import save_tiny_sam3
+
+    torch.set_num_threads(1)
+    return save_tiny_sam3(tmp_path_factory.mktemp("sam3"))

@@ -125,7 +125,7 @@ class Files(_Card):
     Placeholders ``{split}`` and any reader option may stand in roots and file names.
     """
 
-    roots: tuple[str, ...]
+    roots: tuple[str, ...] = Field(min_length=1)
     required: dict[str, str] = {}
     optional: dict[str, str] = {}
 
@@ -197,7 +197,9 @@ def _validate(kind: type[AnyCard], fields: dict[str, object], path: Path, entry:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda e: e["type"] != "extra_forbidden"
+        )  # a misspelt key explains a missing one
         where = ".".join(str(p) for p in first["loc"]) or "card"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UsageError(f"{path}: {entry}{where}: {first['msg']}{more}") from None

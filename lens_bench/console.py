@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from rich.console import Console
@@ -17,8 +18,25 @@ from rich.text import Text
 from lens_bench.errors import LensBenchError
 
 # A pipe has no width: tables are not squeezed there.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-err = Console(stderr=True)
+out = Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = Console(markup=False, stderr=True)
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """What models print while they work goes to standard error, also what compiled code prints.
+
+    Standard output is for results: with ``--json`` somebody parses it.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def show_error(error: LensBenchError) -> None:

@@ -161,13 +161,16 @@ def _resolve(card: ModelCard) -> Callable[[ModelOptions], object]:
     try:
         module = import_file(card.folder / where) if where.endswith(".py") else importlib.import_module(where)
     except (ImportError, SyntaxError) as error:
-        raise UsageError(
-            f"the adapter of model {card.name} cannot be imported: {error}", f"see {card.folder / 'README.md'}"
-        ) from error
+        raise UsageError(f"the adapter of model {card.name} cannot be imported: {error}", _readme(card)) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise UsageError(f"{where} of model {card.name} has no class {attribute!r}")
     return cast("Callable[[ModelOptions], object]", found)
+
+
+def _readme(card: ModelCard) -> str:
+    path = card.folder / "README.md"
+    return f"see {path}" if path.is_file() else ""
 
 
 def import_file(path: Path) -> ModuleType:

@@ -2,12 +2,12 @@
 
 An adapter is a class that is constructed with ``ModelOptions`` and has the three methods of ``Segmenter``. It need not
 inherit from anything. A few optional methods are looked for by name: see ``SupportsDigest``,
-``SupportsExpect`` and ``SupportsLog``.
+``SupportsExpect`` and ``RunsElsewhere``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -53,8 +53,16 @@ class SupportsDigest(Protocol):
 
 
 @runtime_checkable
-class SupportsLog(Protocol):
-    """A segmenter whose process prints on its own."""
+class RunsElsewhere(Protocol):
+    """A segmenter whose model runs in a process and environment of its own.
+
+    Attributes:
+        packages: Versions there, by name: part of what a run is continued under.
+        restarts: How often the process had to be started again.
+    """
+
+    packages: Mapping[str, str]
+    restarts: int
 
     def log_to(self, path: Path) -> None:
         """Keep what is printed, and was printed so far, in this file."""

@@ -261,3 +261,42 @@ def test_predict_mistakes(cli: Any, tiny: Any, arguments: list[str], code: int, 
     assert result.returncode == code, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_splits_may_be_named_in_several_ways(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    for words in (["--split", "val"], ["--split", "val,val"], ["--split", "val", "val", "--seed", "0"]):
+        result = cli(*tiny.run("full", tmp_path, "--json", *words))
+        assert len(result.stdout.splitlines()) == 1, result.stderr
+    assert "names nothing" in cli(*tiny.run("full", tmp_path, "--split", "")).stderr
+
+
+def test_dry_run_as_json(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    plan = json.loads(cli(*tiny.run("full", tmp_path, "--dry-run", "--json")).stdout)
+    assert plan["suite"] == "tiny val"
+    assert "72 on 12 images" in plan["expressions"]
+
+
+@pytest.mark.parametrize(
+    "option", [["--seed", "-1"], ["--timeout", "-1"], ["--batch-size", "²"], ["--max-errors", "²"]]
+)
+def test_numbers_that_make_no_sense(cli: Any, tiny: Any, tmp_path: Path, option: list[str]) -> None:
+    result = cli(*tiny.run("full", tmp_path, *option))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_a_place_that_cannot_be_written_is_a_line(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = cli(*tiny.run("full", tmp_path / "file"))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "file" in result.stderr
+
+
+def test_a_placeholder_that_is_no_option(cli: Any, own_tiny: Any, tmp_path: Path) -> None:
+    text = own_tiny.card_path.read_text()
+    for wrong in ("{foo}", "{0}", "{split.__class__}"):
+        own_tiny.card_path.write_text(text.replace("roots: [tiny]", f"roots: ['{wrong}']"))
+        result = cli(*own_tiny.run("full", tmp_path))
+        assert result.returncode == 2
+        assert wrong in result.stderr

@@ -65,7 +65,7 @@ def _options(
 
 
 def _spread(arguments: Sequence[str]) -> Iterator[str]:
-    """``--split a b`` means ``--split a --split b``: the command takes no other words, only options."""
+    """``--split a b`` means ``--split a --split b`` where a command takes no other words, only options."""
     option = ""
     for argument in arguments:
         if argument.startswith("-"):
@@ -86,6 +86,6 @@ def main() -> None:
     arguments = sys.argv[1:]
     traceback_switch.on = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    if arguments[:1] == ["run"]:
+    if arguments[:1] == ["run"] or (arguments[:1] == ["score"] and "--predictions" in arguments):
         arguments = list(_spread(arguments))
     app(arguments, prog_name="lens-bench")

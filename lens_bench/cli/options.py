@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
-from lens_bench.errors import LensBenchError
+from lens_bench.errors import LensBenchError, RunError, UsageError
 
 Params = ParamSpec("Params")
 
@@ -25,7 +25,7 @@ ProtocolName = Annotated[
     str | None, typer.Option("--protocol", help="Scoring protocol (`lens-bench list protocols`); default: the card's.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, one object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else there.")]
 AllowPartial = Annotated[bool, typer.Option(help="Accept files whose counts or content differ from the card's.")]
 
 
@@ -37,6 +37,14 @@ class Debug:
 
 
 debug = Debug()
+
+# What is left after Ctrl-C, where it is not nothing.
+KEPT = {
+    "run": "what was done is kept; the same command continues",
+    "score": "predictions are kept; the same command scores them again",
+    "merge": "the shards are kept; the same command merges them again",
+    "make": "splits that were finished are kept, the one that was not is thrown away",
+}
 
 
 def command(function: Callable[Params, None]) -> Callable[Params, None]:
@@ -50,10 +58,17 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
             if debug.on:
                 raise
             _fail(error)
+        except BrokenPipeError:
+            raise typer.Exit(1) from None  # whoever read our output has gone
+        except OSError as error:
+            if debug.on:
+                raise
+            place = f" {error.filename}" if error.filename else ""
+            _fail(RunError(f"the system refused{place}: {error.strerror or error}", "--debug shows where"))
         except KeyboardInterrupt:
             from lens_bench.console import note
 
-            note("what was done is kept; the same command continues", "interrupted")
+            note(KEPT.get(function.__name__, "nothing was changed"), "interrupted")
             raise typer.Exit(130) from None
 
     return guarded
@@ -67,5 +82,8 @@ def _fail(error: LensBenchError) -> NoReturn:
 
 
 def names(values: list[str] | None) -> list[str]:
-    """``--split a,b --split c`` as a list."""
-    return [name for value in values or [] for name in value.split(",") if name]
+    """``--split a,b --split c`` as a list without repetitions. Raises ``UsageError`` where a name is empty."""
+    found = [name for value in values or [] for name in value.split(",")]
+    if not all(found):
+        raise UsageError("--split names nothing", "leave the option out to take the card's default splits")
+    return list(dict.fromkeys(found))

@@ -35,13 +35,13 @@ def run(
         str, typer.Option(help="Stop when more fail: a share (1%, 0.01) or a number (20). One failure never stops.")
     ] = "1%",
     timeout: Annotated[
-        float, typer.Option(help="Seconds that one call of a model in a foreign environment may take.")
+        float, typer.Option(min=0.1, help="Seconds that one call of a model in a foreign environment may take.")
     ] = 600.0,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same settings.")] = False,
     allow_partial: AllowPartial = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is missing; do nothing.")] = False,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a model over a suite: predictions, scores, speed. The same command again continues where it stopped."""
@@ -138,7 +138,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the picture with mask and box drawn over it.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model about one picture."""

@@ -180,11 +180,11 @@ def _plain(value: object) -> str:
 
 def _show_run(files: RunFiles, *, as_json: bool) -> None:
     from lens_bench.console import summary_table
-    from lens_bench.run.files import read_json
     from lens_bench.run.manifest import read_manifest
+    from lens_bench.run.summary import read_summary
 
     manifest = read_manifest(files)
-    summary = read_json(files.summary)
+    summary = read_summary(files)
     if as_json:
         _json(summary)
         return

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_bench import masks
-from lens_bench.console import columns, out
+from lens_bench.console import columns, out, prints_to_stderr
 from lens_bench.errors import RunError, UsageError
 from lens_bench.picture import OpenModel, overlay, read_picture, write_picture
 from lens_bench.progress import waiting
@@ -24,6 +24,7 @@ def predict(
     """Show the answers to all expressions; with ``output`` draw the answer to the first, or to each by number."""
     pixels = read_picture(image)
     with (
+        prints_to_stderr(),
         waiting(f"loading {model}"),
         OpenModel(
             model,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rich.text import Text
 
 from lens_bench import console
-from lens_bench.cards import SuiteCard
+from lens_bench.cards import ModelCard, SuiteCard
 from lens_bench.commands.data import ensure_made, is_made
-from lens_bench.console import note, out
+from lens_bench.console import note, out, prints_to_stderr
 from lens_bench.data.split import split_card
 from lens_bench.errors import DataError, LensBenchError
 from lens_bench.progress import make_progress
 from lens_bench.registry import find_model, find_suite
-from lens_bench.run.evaluate import journalled, run_splits
+from lens_bench.run.evaluate import Outcome, journalled, run_splits
 from lens_bench.run.files import RunFiles, find_runs
 from lens_bench.run.manifest import read_manifest
 from lens_bench.run.merge import find_shards
@@ -45,23 +45,30 @@ def run(
         if warning := split_card(suite, name).warning:
             note(f"{suite.name} {name}: {warning}", "warning")
     if dry_run:
-        _dry_run(suite, names, model, request)
+        _dry_run(suite, names, card, request, as_json=as_json)
         return
     for name in names:
         ensure_made(suite, name, request.data_root)
+    finished: list[Outcome] = []
+    try:
+        with prints_to_stderr():
+            for outcome in _outcomes(suite, names, card, request):
+                finished.append(outcome)
+                if not outcome.answered:
+                    note(f"{outcome.files.root}: every expression was answered before; scored again")
+    finally:  # what is finished is shown, whatever became of the rest
+        _results([o.summary for o in finished], [o.files for o in finished], as_json=as_json)
+    if card.sees_ground_truth:
+        note(f"{card.name} sees the ground truth: its figures are bounds, not results")
+
+
+def _outcomes(suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request) -> Iterator[Outcome]:
     options, segmenter = make_model(card, request)
     with ExitStack() as failing:
         failing.callback(segmenter.close)
         plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
         failing.pop_all()  # from here on the loop closes it
-    summaries = []
-    for plan, outcome in zip(plans, run_splits(plans, segmenter, make_progress()), strict=True):
-        summaries.append(outcome.summary)
-        if not outcome.answered:
-            note(f"{plan.manifest.suite} {plan.manifest.split}: every expression was answered before; scored again")
-    _results(summaries, [p.files for p in plans], as_json=as_json)
-    if card.sees_ground_truth:
-        note(f"{card.name} sees the ground truth: its figures are bounds, not results")
+    yield from run_splits(plans, segmenter, make_progress())
 
 
 def rescore(
@@ -83,6 +90,8 @@ def merge(paths: Sequence[Path], *, as_json: bool = False) -> None:
 
 
 def _results(summaries: Sequence[Mapping[str, object]], runs: Sequence[RunFiles], *, as_json: bool) -> None:
+    if not summaries:
+        return
     if as_json:
         for summary, files in zip(summaries, runs, strict=True):
             out.file.write(json.dumps({**summary, "run": str(files.root)}, ensure_ascii=False) + "\n")
@@ -92,21 +101,25 @@ def _results(summaries: Sequence[Mapping[str, object]], runs: Sequence[RunFiles]
         out.print(Text(f"{summary['protocol']} protocol, {files.root}", style="dim"), soft_wrap=True)
 
 
-def _dry_run(suite: SuiteCard, names: Sequence[str], model: str, request: Request) -> None:
+def _dry_run(suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, *, as_json: bool) -> None:
     """Show for each split what would be done, or what is in the way; raises the first problem at the end."""
-    card = find_model(model)
     problems: list[LensBenchError] = []
     for name in names:
         try:
-            options, segmenter = make_model(card, request)
-            with closing(segmenter):
-                rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
+            with prints_to_stderr():
+                options, segmenter = make_model(card, request)
+                with closing(segmenter):
+                    rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
         except LensBenchError as error:
             generated = isinstance(error, DataError) and suite.generated and not is_made(suite, name, request.data_root)
             rows = [("missing", "not made yet: `run` will generate it" if generated else error.message)]
             problems += [] if generated else [error]
-        out.print(console.facts([("suite", f"{suite.name} {name}"), ("model", card.name), *rows]))
-        out.print()
+        facts = [("suite", f"{suite.name} {name}"), ("model", card.name), *rows]
+        if as_json:
+            out.file.write(json.dumps({key: str(value) for key, value in facts}, ensure_ascii=False) + "\n")
+        else:
+            out.print(console.facts(facts))
+            out.print()
     if problems:
         raise problems[0]
 

@@ -22,7 +22,8 @@ def content_hash(samples: Iterable[Sample]) -> str:
         truth = known.get(id(sample.truth))
         if truth is None:
             truth = known.setdefault(id(sample.truth), _truth(sample.truth))
-        text = "\x1f".join((sample.id, sample.image_id, sample.expression, *sample.tags))
+        fields = (sample.id, sample.image_id, sample.expression, sample.raw, str(sample.is_sentence), *sample.tags)
+        text = "\x1f".join(fields)
         total.update(text.encode())
         total.update(b"\x1e" + truth)
     return total.hexdigest()

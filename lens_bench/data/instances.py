@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, get_int, get_list, get_str, load_json
+from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, get_int, get_list, get_str, load_json, shown
 from lens_bench.errors import DataError
 from lens_bench.masks import rle_from_json
 from lens_bench.records import Box, GroundTruth, Part, Polygon, Rle, Size
@@ -123,7 +123,7 @@ def polygon_of(values: object, where: str) -> Polygon:
     points: list[float] = []
     for value in values:
         if not isinstance(value, int | float) or not -_FARTHEST <= value <= _FARTHEST:
-            raise DataError(f"{where} has a polygon with the coordinate {value!r:.40}", REFETCH)
+            raise DataError(f"{where} has a polygon with the coordinate {shown(value)}", REFETCH)
         points.append(float(value))
     if len(points) % 2:
         raise DataError(f"{where} has a polygon with an odd number of coordinates ({len(points)})", REFETCH)
@@ -157,8 +157,8 @@ def _four(value: object, where: str) -> Box | None:
     if value is None or value == []:
         return None
     if not isinstance(value, list | tuple) or len(value) != 4:
-        raise DataError(f"the box of {where} does not have four numbers: {value!r:.60}", REFETCH)
+        raise DataError(f"the box of {where} does not have four numbers: {shown(value)}", REFETCH)
     numbers = [float(v) for v in value if isinstance(v, int | float) and math.isfinite(v)]
     if len(numbers) != 4:
-        raise DataError(f"the box of {where} does not have four numbers: {value!r:.60}", REFETCH)
+        raise DataError(f"the box of {where} does not have four numbers: {shown(value)}", REFETCH)
     return (numbers[0], numbers[1], numbers[2], numbers[3])

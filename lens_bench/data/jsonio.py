@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,7 @@ def as_int(value: object, where: str) -> int:
         return int(value)
     if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         return int(value)
-    raise DataError(f"{where} is not an integer: {value!r:.60}", REFETCH)
+    raise DataError(f"{where} is not an integer: {shown(value)}", REFETCH)
 
 
 def field(record: Record, key: str, where: str) -> object:
@@ -121,3 +122,8 @@ def get_list(record: Record, key: str, where: str) -> list[object]:
 def get_record(record: Record, key: str, where: str) -> Record:
     """A field that must be an object."""
     return as_record(field(record, key, where), f"{key} of {where}")
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and safe for one nested so deep that ``repr`` would fail."""
+    return reprlib.repr(value)

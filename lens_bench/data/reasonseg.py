@@ -9,6 +9,7 @@ bare ``open`` gives depends on the machine.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -112,11 +113,15 @@ def outlines_of(record: Record, where: str) -> tuple[Outline, ...]:
 def _size(record: Record, path: Path, image: ImageFile) -> Size:
     """Of the image as the annotator saw it; where it is absent or broken, as the labelme file says.
 
-    An absent image is the run's business, which names every sample that it costs.
+    An absent image is the run's business, which names every sample that it costs. A broken one costs its own samples
+    alone: where nothing says its size, the smallest that holds all shapes stands for it; no model can read the image.
     """
     try:
         return image_size(image.path, image.exif)
     except DataError:
-        if not isinstance(record.get("imageHeight"), int) or not isinstance(record.get("imageWidth"), int):
+        if isinstance(record.get("imageHeight"), int) and isinstance(record.get("imageWidth"), int):
+            return (get_int(record, "imageHeight", str(path)), get_int(record, "imageWidth", str(path)))
+        if not image.exists():
             raise
-    return (get_int(record, "imageHeight", str(path)), get_int(record, "imageWidth", str(path)))
+    points = [p for outline in outlines_of(record, str(path)) for p in outline.points] or [0.0, 0.0]
+    return (max(1, math.ceil(max(points[1::2])) + 1), max(1, math.ceil(max(points[::2])) + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,16 +126,19 @@ def locate(suite: SuiteCard, split: str, data_root: Path) -> Source:
     """
     card = split_card(suite, split)
     options: dict[str, ArgValue] = {"split": split, **suite.options, **card.options}
-    fill = {k: str(v) for k, v in options.items()}
+
+    def filled(text: str) -> str:
+        return _filled(text, suite, options)
+
     files: dict[str, Path] = {}
     if suite.files is not None:
-        roots = [data_root / r.format(**fill) for r in (card.roots or suite.files.roots)]
-        files = _first_layout(suite, split, roots, {k: v.format(**fill) for k, v in suite.files.required.items()})
+        roots = [data_root / filled(r) for r in (card.roots or suite.files.roots)]
+        files = _first_layout(suite, split, roots, {k: filled(v) for k, v in suite.files.required.items()})
         root = files.pop("")
-        optional = {k: root / v.format(**fill) for k, v in suite.files.optional.items()}
+        optional = {k: root / filled(v) for k, v in suite.files.optional.items()}
         files |= {k: p for k, p in optional.items() if p.exists()}
     images = suite.images
-    folders = [data_root / r.format(**fill) for r in images.roots] if images else []
+    folders = [data_root / filled(r) for r in images.roots] if images else []
     return Source(
         suite=suite.name,
         split=split,
@@ -145,6 +149,21 @@ def locate(suite: SuiteCard, split: str, data_root: Path) -> Source:
         columns=suite.columns,
         data_root=data_root,
     )
+
+
+def _filled(text: str, suite: SuiteCard, options: Mapping[str, ArgValue]) -> str:
+    """Replace ``{name}`` by the option of that name, and nothing else: a card is data, not a format program."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in options:
+            raise UsageError(
+                f"suite {suite.name}: {text!r} names {{{name}}}, which is no option",
+                suggest(name, options) or f"it has: {', '.join(options)}",
+            )
+        return str(options[name])
+
+    return re.sub(r"\{([^{}]*)\}", value, text)
 
 
 def count(samples: Iterable[Sample]) -> Counts:

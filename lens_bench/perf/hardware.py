@@ -24,7 +24,7 @@ def environment() -> dict[str, object]:
     """Package and its git commit, Python, library versions, machine, devices: for ``manifest.json`` and ``env``."""
     return {
         "lens_bench": __version__,
-        "git": git_state(Path(__file__).resolve().parent),
+        "git": git_state(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         "packages": {name: v for name in _PACKAGES if (v := _version(name))},
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -45,8 +45,11 @@ def fingerprint(device: str) -> str:
 
 
 def git_state(folder: Path) -> dict[str, object] | None:
-    """Commit of the package's own checkout and whether it has uncommitted changes; None outside a checkout."""
-    if not (folder.parent / ".git").exists():  # an installed wheel inside somebody else's checkout is not ours
+    """Commit of a checkout and whether it has uncommitted changes; None where the folder is not the top of one.
+
+    An installed wheel may lie inside somebody else's checkout, which says nothing about it.
+    """
+    if not (folder / ".git").exists():
         return None
     commit = _run("git", "-C", str(folder), "rev-parse", "HEAD")
     if not commit:

@@ -1,18 +1,19 @@
 """Asking a model: the one place where somebody else's code may fail without ending the run.
 
 A call that raises is repeated on halves until the expressions that cause it are found; those get status ``error``. A
-call that runs out of memory is repeated on halves too, and the smaller size is kept for the rest of the run.
+call that runs out of memory is repeated on halves too, and the smaller size is kept for the rest of the run. An answer
+that breaks the contract (``contract.py``) is a failure like any other.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lens_bench.errors import OutOfMemoryError, RunError
-from lens_bench.masks import area
+from lens_bench.errors import LensBenchError, OutOfMemoryError, RunError
 from lens_bench.records import ImageTask, Prediction
+from lens_bench.run.contract import checked
 from lens_bench.segmenter import Segmenter
 
 _MESSAGE_LENGTH = 500
@@ -52,8 +53,8 @@ def answer(segmenter: Segmenter, tasks: Sequence[ImageTask], size: BatchSize) ->
     if size.queries is not None and any(len(t.queries) > size.queries for t in tasks):
         return [p for part in _by_queries(tasks, size.queries) for p in answer(segmenter, part, size)]
     try:
-        return _checked(tasks, segmenter.segment(tasks))
-    except Exception as error:  # the worker boundary: whatever a model raises costs only its samples
+        return checked(tasks, segmenter.segment(tasks))
+    except (Exception, SystemExit) as error:  # the worker boundary: whatever a model raises costs only its samples
         if _is_out_of_memory(error) and sum(len(t.queries) for t in tasks) > 1:
             size.shrink(tasks)
         first, second = _halves(tasks)
@@ -62,25 +63,24 @@ def answer(segmenter: Segmenter, tasks: Sequence[ImageTask], size: BatchSize) ->
     return answer(segmenter, first, size) + answer(segmenter, second, size)
 
 
+@contextmanager
+def adapter_code(model: str, doing: str) -> Iterator[None]:
+    """The same boundary around a model's other methods, where a failure ends the run: in a line, not a traceback.
+
+    Raises:
+        RunError: The code inside raised something that is not ours; the message names the model and the phase.
+    """
+    try:
+        yield
+    except LensBenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RunError(f"{doing} model {model} failed: {_say(error)}", "--debug shows where") from error
+
+
 def failed(task: ImageTask, error: Exception) -> list[Prediction]:
     """Predictions of status ``error`` for every query of a task that could not be asked."""
     return [_failed(q.sample_id, error) for q in task.queries]
-
-
-def _checked(tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Hold a model to its contract: one prediction per query, in order, masks of the image's size, finite numbers."""
-    wanted = [(q.sample_id, t.size) for t in tasks for q in t.queries]
-    if [p.sample_id for p in predictions] != [sample_id for sample_id, _ in wanted]:
-        raise RunError(f"the model gave {len(predictions)} predictions for {len(wanted)} expressions, or not in order")
-    for prediction, (sample_id, size) in zip(predictions, wanted, strict=True):
-        if prediction.mask is not None and prediction.mask.size != size:
-            raise RunError(f"the mask of {sample_id} has size {prediction.mask.size}, its image {size}")
-        numbers = (*(prediction.box or ()), *prediction.stages_ms.values(), prediction.score or 0.0)
-        if not all(math.isfinite(n) for n in numbers):
-            raise RunError(f"the prediction of {sample_id} holds a number that is not finite")
-        if prediction.status == "no_mask" and prediction.mask is not None and area(prediction.mask):
-            raise RunError(f"the prediction of {sample_id} has a mask and the status no_mask")
-    return list(predictions)
 
 
 def _halves(tasks: Sequence[ImageTask]) -> tuple[Sequence[ImageTask], Sequence[ImageTask]]:
@@ -98,12 +98,17 @@ def _by_queries(tasks: Sequence[ImageTask], most: int) -> list[list[ImageTask]]:
     ]
 
 
-def _failed(sample_id: str, error: Exception) -> Prediction:
-    text = error.message if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-    return Prediction(sample_id, "error", error=" ".join(text.split())[:_MESSAGE_LENGTH])
+def _failed(sample_id: str, error: BaseException) -> Prediction:
+    return Prediction(sample_id, "error", error=_say(error))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _say(error: BaseException) -> str:
+    text = error.message if isinstance(error, LensBenchError) else f"{type(error).__name__}: {error}"
+    readable = text.encode("utf-8", "replace").decode()
+    return " ".join(readable.split())[:_MESSAGE_LENGTH]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     """Ours, Python's, and torch's by name, so that torch need not be imported to ask."""
     if isinstance(error, OutOfMemoryError | MemoryError):
         return True

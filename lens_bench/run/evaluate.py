@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from lens_bench.errors import DataError, RunError
+from lens_bench.errors import DataError, LensBenchError, RunError
 from lens_bench.perf.speed import Speed
 from lens_bench.records import LoadReport, Prediction
-from lens_bench.run.answer import BatchSize, answer, failed
+from lens_bench.run.answer import BatchSize, adapter_code, answer, failed
 from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
 from lens_bench.run.journal import Journal, Lock, read, repair
@@ -21,7 +20,7 @@ from lens_bench.run.plan import Plan
 from lens_bench.run.scorer import BackgroundScorer
 from lens_bench.run.summary import build_summary, earlier_speed
 from lens_bench.scoring.protocols import get_protocol
-from lens_bench.segmenter import Segmenter, SupportsExpect, SupportsLog
+from lens_bench.segmenter import RunsElsewhere, Segmenter, SupportsExpect
 
 
 class Progress(Protocol):
@@ -82,7 +81,8 @@ class Session:
     def expect(self) -> None:
         """Tell the model everything that it will be asked, if it wants to know. Idempotent."""
         if isinstance(self.segmenter, SupportsExpect) and not self._expected:
-            self.segmenter.expect([task for plan in self._plans for task in plan.whole_split()])
+            with adapter_code(self._plans[0].card.name, "preparing"):
+                self.segmenter.expect([task for plan in self._plans for task in plan.whole_split()])
         self._expected = True
 
     def load(self) -> LoadReport:
@@ -90,7 +90,11 @@ class Session:
         if self._report is None:
             self.expect()
             start = time.perf_counter()
-            self._report = self.segmenter.load()
+            with adapter_code(self._plans[0].card.name, "loading"):
+                report = self.segmenter.load()
+            if not isinstance(report, LoadReport):
+                raise RunError(f"load() of model {self._plans[0].card.name} did not return a LoadReport")
+            self._report = report
             self.load_s = time.perf_counter() - start
         return self._report
 
@@ -102,7 +106,16 @@ def run_splits(plans: Sequence[Plan], segmenter: Segmenter, progress: Progress |
         for plan in plans:
             yield run_split(plan, session, progress or Quiet())
     finally:
-        segmenter.close()
+        close(segmenter, plans[0].card.name, progress or Quiet())
+
+
+def close(segmenter: Segmenter, model: str, progress: Progress) -> None:
+    """Free the model. What goes wrong there changes no result, so it is a note."""
+    try:
+        with adapter_code(model, "closing"):
+            segmenter.close()
+    except LensBenchError as error:
+        progress.note(error.message)
 
 
 def run_split(plan: Plan, session: Session, progress: Progress) -> Outcome:
@@ -168,10 +181,10 @@ def _answer_rest(
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
-    if isinstance(session.segmenter, SupportsLog):
+    if isinstance(session.segmenter, RunsElsewhere):
         session.segmenter.log_to(plan.files.log)
     report = session.load()
-    replace(plan.manifest, load_report=asdict(report)).write(plan.files)
+    _record_session(plan, report, len(done))
     for note in report.notes:
         progress.note(note)
     speed.load_s = session.load_s
@@ -183,6 +196,16 @@ def _answer_rest(
                 scorer.put(prediction)
             speed.answers(predictions)
             progress.advance(len(predictions), budget.spend(predictions))
+    if isinstance(session.segmenter, RunsElsewhere) and session.segmenter.restarts:
+        speed.reasons.append(f"the model's process was started again {session.segmenter.restarts} times")
+
+
+def _record_session(plan: Plan, report: LoadReport, done: int) -> None:
+    """Note in the manifest what the model is loaded under this time; what the run was begun under stays."""
+    stored = read_manifest(plan.files)
+    session = {"started": plan.manifest.created, "done_before": done, "environment": dict(plan.manifest.environment)}
+    sessions = (*stored.sessions, session) if done else (session,)
+    replace(stored, load_report=asdict(report), sessions=sessions).write(plan.files)
 
 
 def _answers(
@@ -193,7 +216,7 @@ def _answers(
     progress: Progress,
 ) -> Iterator[list[Prediction]]:
     """Predictions batch by batch; images that cannot be read become errors without the model being asked."""
-    size = BatchSize(plan.batch_size)
+    size = BatchSize(min(plan.batch_size, len(work)))
     decoded = decode_ahead(work, ahead=2 * size.images, read=plan.card.reads_images)
     while batch := list(islice(decoded, size.images)):
         broken = [p for item in batch if item.error for p in failed(item.task, item.error)]
@@ -249,6 +272,6 @@ def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
 
 
 def _remove(files: RunFiles) -> None:
+    """Forget a run. Shards below it are runs of their own, which others may be working on."""
     for path in (files.predictions, files.scores, files.summary, files.report, files.log, files.manifest):
         path.unlink(missing_ok=True)
-    shutil.rmtree(files.root / "shards", ignore_errors=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from lens_bench.errors import DataError, UsageError
+from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.masks import rle_from_json, rle_to_json
-from lens_bench.records import Box, Prediction, Rle, Score, Tokens
+from lens_bench.records import Box, Prediction, Score, Status, Tokens
+from lens_bench.run.contract import plain
 from lens_bench.scoring.metrics import score_from_json, score_to_json
 
 SCHEMA_VERSION = 1
@@ -72,8 +73,12 @@ class RunFiles:
 
 
 def find_runs(root: Path) -> list[RunFiles]:
-    """Every run directory at or below ``root``, sorted by path. Shards of a run that was not merged are included."""
-    return [RunFiles(path.parent) for path in sorted(root.rglob("manifest.json"))]
+    """Every run directory at or below ``root``, sorted by path; shards, merged or not, are runs of their own.
+
+    Other programs write a ``manifest.json`` too: one without a digest of ours is none.
+    """
+    found = [path for path in sorted(root.rglob("manifest.json")) if b'"digest"' in path.read_bytes()]
+    return [RunFiles(path.parent) for path in found]
 
 
 # ---------------------------------------------------------------------------------------------- whole files
@@ -162,18 +167,27 @@ def prediction_to_line(prediction: Prediction) -> bytes:
 
 def prediction_from_json(content: JsonObject, what: str) -> Prediction:
     """Read one line of ``predictions.jsonl``. Raises ``DataError`` naming ``what`` where a field is not as written."""
-    status, tokens, box = content.get("status"), content.get("tokens"), content.get("box")
-    if status not in ("ok", "no_mask", "error") or not isinstance(content.get("sample_id"), str):
+    mask, box, tokens, stages = (content.get(k) for k in ("mask", "box", "tokens", "stages_ms"))
+    whole = isinstance(content.get("sample_id"), str) and isinstance(stages or {}, dict)
+    if not whole or not isinstance(box or [], list) or (tokens and set(_dict(tokens)) != {"prompt", "completion"}):
         raise DataError(f"{what} is not a prediction")
-    mask: Rle | None = rle_from_json(content["mask"], f"the mask of {what}") if content.get("mask") else None
-    return Prediction(
+    rle = rle_from_json(mask, f"the mask of {what}") if mask else None
+    raw = Prediction(
         sample_id=cast("str", content["sample_id"]),
-        status=status,
-        mask=mask,
-        box=cast("Box", tuple(float(v) for v in cast("list[float]", box))) if box else None,
+        status=cast("Status", content.get("status")),
+        mask=rle,
+        box=cast("Box", tuple(cast("list[float]", box))) if box else None,
         score=cast("float | None", content.get("score")),
         text=cast("str | None", content.get("text")),
         tokens=Tokens(**cast("dict[str, int]", tokens)) if tokens else None,
-        stages_ms=cast("dict[str, float]", content.get("stages_ms") or {}),
+        stages_ms=cast("dict[str, float]", stages or {}),
         error=cast("str | None", content.get("error")),
     )
+    try:
+        return plain(raw, rle.size if rle else (0, 0))
+    except RunError as error:
+        raise DataError(f"{what}: {error.message}") from None
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}

@@ -89,7 +89,8 @@ class ForeignSegmenter:
         self._expected: Sequence[ImageTask] | None = None
         self._failed_revivals = 0
         hello = self._start()
-        self._environment = _versions(hello)
+        self.packages = _packages(hello)
+        self.restarts = 0
         supported = cast("list[str]", hello["supports"])
         if "weight_digest" in supported:
             self.weight_digest = self._weight_digest
@@ -200,6 +201,7 @@ class ForeignSegmenter:
         """Start and load again after the child was lost."""
         if self._failed_revivals >= _REVIVALS:
             raise RunError(f"the process of {self._card.name} did not come up again", self._hint())
+        self.restarts += 1
         try:
             child = self._restart()
             self._load(child)
@@ -215,7 +217,10 @@ class ForeignSegmenter:
         return LoadReport(
             parameters=cast("int", report["parameters"]),
             ignored=tuple(cast("list[str]", report["ignored"])),
-            notes=(*cast("list[str]", report["notes"]), f"foreign environment: {self._environment}"),
+            notes=(
+                *cast("list[str]", report["notes"]),
+                "foreign environment: " + ", ".join(f"{k} {v}" for k, v in self.packages.items()),
+            ),
         )
 
     def _ask_soon(self, child: Child, request: Mapping[str, object], doing: str) -> dict[str, object]:
@@ -275,9 +280,8 @@ def interpreter_of(card: ModelCard) -> Path:
     return path
 
 
-def _versions(hello: Mapping[str, object]) -> str:
-    packages = cast("dict[str, str]", hello["packages"])
-    return ", ".join([f"Python {hello['python']}", *(f"{name} {version}" for name, version in packages.items())])
+def _packages(hello: Mapping[str, object]) -> dict[str, str]:
+    return {"Python": str(hello["python"]), **cast("dict[str, str]", hello["packages"])}
 
 
 def _task(task: ImageTask, *, with_pixels: bool) -> dict[str, object]:

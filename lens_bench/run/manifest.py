@@ -21,6 +21,7 @@ from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json
 
 # Libraries whose version may change a prediction: a run is not continued under another.
 _ARITHMETIC = ("torch", "torchvision", "transformers", "vllm")
+_START_AGAIN = "`run --fresh` starts the run again from nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Manifest:
         shard: ``(index, count)`` where this directory holds one shard of a run.
         n_samples: Expressions of this run (or shard), ``n_images`` their images.
         device: Kind of device, ``cpu`` or ``cuda``.
+        sessions: When and under what the model was loaded for this run, once for each time.
     """
 
     suite: str
@@ -69,6 +71,7 @@ class Manifest:
     device: str
     shard: tuple[int, int] | None = None
     load_report: Mapping[str, object] | None = None
+    sessions: tuple[Mapping[str, object], ...] = ()
     environment: Mapping[str, object] = field(default_factory=environment)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     schema_version: int = SCHEMA_VERSION
@@ -120,11 +123,16 @@ def read_manifest(files: RunFiles) -> Manifest:
     known = {f.name for f in fields(Manifest)}
     missing = known - content.keys()
     if missing:
-        raise DataError(f"{files.manifest} lacks {', '.join(sorted(missing))}")
+        raise DataError(f"{files.manifest} lacks {', '.join(sorted(missing))}", _START_AGAIN)
     values = {k: v for k, v in content.items() if k in known}
+    shard = content["shard"]
+    kinds = {"environment": dict, "model_card": dict, "sessions": list, "n_samples": int, "suite": str, "split": str}
+    wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+    if wrong or not (shard is None or (isinstance(shard, list) and len(shard) == 2)):
+        raise DataError(f"{files.manifest}: {', '.join(wrong) or 'shard'} is not as it was written", _START_AGAIN)
     values["settings"] = _settings(content["settings"], files)
-    shard = cast("list[int] | None", content["shard"])
     values["shard"] = (shard[0], shard[1]) if shard else None
+    values["sessions"] = tuple(cast("list[Mapping[str, object]]", content["sessions"]))
     return Manifest(**values)  # type: ignore[arg-type]  # field by field from JSON, checked just above
 
 
@@ -158,11 +166,12 @@ def _comparable(manifest: Manifest) -> JsonObject:
         "n_samples": manifest.n_samples,
         "device": manifest.device,
         **{f"environment.packages.{name}": packages.get(name) for name in _ARITHMETIC},
+        "environment.model_packages": manifest.environment.get("model_packages"),
     }
 
 
 def _settings(content: object, files: RunFiles) -> Settings:
     names = {f.name for f in fields(Settings)}
     if not isinstance(content, dict) or content.keys() != names:
-        raise DataError(f"{files.manifest}: settings are not those of this version of lens-bench")
+        raise DataError(f"{files.manifest}: settings are not those of this version of lens-bench", _START_AGAIN)
     return Settings(**content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from lens_bench.records import Score
 from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_scores, write_json, write_scores
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import Manifest, check_same, read_manifest
-from lens_bench.run.summary import build_summary
-from lens_bench.scoring.protocols import get_protocol
+from lens_bench.run.summary import build_summary, read_summary
+from lens_bench.scoring.protocols import Protocol, get_protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +50,80 @@ def merge(shards: Shards) -> tuple[RunFiles, JsonObject]:
     """Write the merged run into the directory that the shards lie in; the shards stay.
 
     Raises:
-        DataError: A shard is not finished, or shards were scored under different protocols.
-        UsageError: Shards differ in a setting, or the target holds another run.
+        DataError: A shard is not finished, its files do not belong together, two hold the same expression, or they are
+            scored under different protocols.
+        UsageError: Shards differ in a setting, one is in use, or the target holds another run.
     """
-    target, first = shards.target, shards.manifests[0]
-    whole = replace(
-        first,
-        shard=None,
-        n_samples=sum(m.n_samples for m in shards.manifests),
-        n_images=sum(m.n_images for m in shards.manifests),
-    )
-    for files, manifest in zip(shards.files, shards.manifests, strict=True):
-        same = replace(manifest, shard=None, n_samples=whole.n_samples)
-        check_same(whole, same, files)
-        if manifest.protocol != first.protocol:
-            raise DataError(f"{files.root} was scored under {manifest.protocol}, others under {first.protocol}")
-    scores = [
-        s for files, manifest in zip(shards.files, shards.manifests, strict=True) for s in _scores(files, manifest)
-    ]
-    with Lock(target):
+    target, whole = shards.target, _whole(shards)
+    with ExitStack() as locks:
+        for files in (target, *shards.files):
+            locks.enter_context(Lock(files))
+        protocol = _protocol(shards)
+        scores = [s for files, m in zip(shards.files, shards.manifests, strict=True) for s in _scores(files, m)]
         if target.manifest.exists():
             check_same(read_manifest(target), whole, target)
-        temporary = target.predictions.with_suffix(".merging")
-        temporary.unlink(missing_ok=True)
-        with Journal(temporary) as journal:
-            for files in shards.files:
-                repair(files.predictions)
-                for prediction in read(files.predictions):
-                    journal.append([prediction])
+        _write_predictions(shards, target)
         whole.write(target)
-        temporary.replace(target.predictions)
-        summary = build_summary(whole, get_protocol(whole.protocol), scores, None)
+        summary = build_summary(whole, protocol, scores, None)
         write_scores(target.scores, scores)
         write_json(target.summary, summary)
     return target, summary
 
 
+def _whole(shards: Shards) -> Manifest:
+    """The manifest of the run that the shards are parts of."""
+    whole = replace(
+        shards.manifests[0],
+        shard=None,
+        n_samples=sum(m.n_samples for m in shards.manifests),
+        n_images=sum(m.n_images for m in shards.manifests),
+        sessions=tuple(s for m in shards.manifests for s in m.sessions),
+    )
+    for files, manifest in zip(shards.files, shards.manifests, strict=True):
+        check_same(whole, replace(manifest, shard=None, n_samples=whole.n_samples), files)
+    return whole
+
+
+def _protocol(shards: Shards) -> Protocol:
+    """The one protocol under which all shards are scored now, which need not be that of their first run."""
+    names = {str(read_summary(files)["protocol"]) for files in shards.files}
+    if len(names) > 1:
+        raise DataError(
+            f"the shards of {shards.target.root} are scored under {' and '.join(sorted(names))}",
+            "`lens-bench score SHARD... --protocol P` scores them alike",
+        )
+    return get_protocol(names.pop())
+
+
 def _scores(files: RunFiles, manifest: Manifest) -> list[Score]:
+    """The scores of a finished shard, checked against its predictions."""
+    repair(files.predictions)
     scores = read_scores(files.scores)
     if len(scores) != manifest.n_samples:
         raise DataError(
             f"{files.root} has {len(scores)} of {manifest.n_samples} expressions",
             "finish the shard first: the same command continues it",
         )
+    if {s.sample_id for s in scores} != {p.sample_id for p in read(files.predictions)}:
+        raise DataError(
+            f"{files.root}: predictions and scores are not of the same expressions",
+            "`lens-bench run` with the same options scores them again",
+        )
     return scores
+
+
+def _write_predictions(shards: Shards, target: RunFiles) -> None:
+    temporary = target.predictions.with_suffix(".merging")
+    temporary.unlink(missing_ok=True)
+    seen: set[str] = set()
+    with Journal(temporary) as journal:
+        for files in shards.files:
+            for prediction in read(files.predictions):
+                if prediction.sample_id in seen:
+                    raise DataError(f"{prediction.sample_id} is in two shards of {target.root}")
+                seen.add(prediction.sample_id)
+                journal.append([prediction])
+    temporary.replace(target.predictions)
 
 
 def _complete(run: Path, found: list[tuple[RunFiles, Manifest]]) -> Shards:

@@ -24,14 +24,14 @@ def batch(text: str) -> int | None:
     """``auto`` as None, else images per call. Raises ``UsageError``."""
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not _number(text) or int(text) < 1:
         raise UsageError(f"--batch-size {text} is neither a positive number nor auto")
     return int(text)
 
 
 def error_limit(text: str) -> int | float:
     """A share as a float (``1%``, ``0.01``) or a number of expressions as an int (``20``). Raises ``UsageError``."""
-    if text.isdigit():
+    if _number(text):
         return int(text)
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -45,7 +45,12 @@ def error_limit(text: str) -> int | float:
 def shard_number(text: str) -> tuple[int, int]:
     """Parse ``i/n``; i runs from 1 to n. Raises ``UsageError``."""
     first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit() and 0 <= int(first) <= int(second) and int(second) > 0):
+    if not (_number(first) and _number(second) and 0 <= int(first) <= int(second) and int(second) > 0):
         raise UsageError(f"--shard {text} is not of the form i/n with i from 1 to n", "for example --shard 2/3")
     index, total = int(first), int(second)
     return index or total, total  # counting from 0 covers the same shards
+
+
+def _number(text: str) -> bool:
+    """Plain digits: ``isdigit`` alone takes superscripts, which ``int`` does not."""
+    return text.isascii() and text.isdecimal()

@@ -15,12 +15,14 @@ from lens_bench.cards import ModelCard, SuiteCard
 from lens_bench.data.split import Split, open_split
 from lens_bench.data.tasks import group_by_image, require_images
 from lens_bench.errors import UsageError
+from lens_bench.perf.hardware import environment
 from lens_bench.records import ArgValue, ImageTask, ModelOptions, Query, Sample
 from lens_bench.registry import make_segmenter, resolve_args, suggest
+from lens_bench.run.answer import adapter_code
 from lens_bench.run.files import RunFiles
 from lens_bench.run.manifest import Manifest, Settings, describe_card
 from lens_bench.scoring.protocols import get_protocol
-from lens_bench.segmenter import Segmenter, SupportsDigest
+from lens_bench.segmenter import RunsElsewhere, Segmenter, SupportsDigest
 
 DEFAULT_OUT = Path("results/runs")
 
@@ -93,13 +95,15 @@ def make_model(card: ModelCard, request: Request) -> tuple[ModelOptions, Segment
 
     Raises:
         UsageError: An option or argument does not fit, or the adapter cannot be imported.
+        RunError: The adapter's constructor failed.
     """
     options = model_options(card, request)
-    if card.python is None:
-        return options, make_segmenter(card, options)
-    from lens_bench.run.foreign import ForeignSegmenter
+    with adapter_code(card.name, "constructing"):
+        if card.python is None:
+            return options, make_segmenter(card, options)
+        from lens_bench.run.foreign import ForeignSegmenter
 
-    return options, ForeignSegmenter(card, options, timeout=request.timeout)
+        return options, ForeignSegmenter(card, options, timeout=request.timeout)
 
 
 def make_plan(
@@ -138,6 +142,7 @@ def make_plan(
         n_images=len({s.image_id for s in samples}),
         device=options.device.partition(":")[0],
         shard=request.shard,
+        environment=_environment(segmenter),
     )
     return Plan(request, opened, card, options, samples, manifest, run_files(manifest, request.out))
 
@@ -171,11 +176,24 @@ def model_options(card: ModelCard, request: Request) -> ModelOptions:
 
 
 def source_digest(card: ModelCard) -> str:
-    """Identity of a model without weights: SHA-256 over the sources and card in its folder, and its name."""
-    digest = hashlib.sha256(card.name.encode())
-    for path in sorted(p for p in card.folder.rglob("*") if p.suffix in {".py", ".yaml"} and p.is_file()):
-        digest.update(str(path.relative_to(card.folder)).encode() + b"\0" + path.read_bytes())
+    """Identity of a model that does not digest its weights: its name, and everything that lies in its folder."""
+    return folder_digest(card.folder, card.name)
+
+
+def folder_digest(folder: Path, name: str = "") -> str:
+    """SHA-256 (hex) over the names and contents of all files below a folder; hidden files and caches are left out."""
+    digest = hashlib.sha256(name.encode())
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in inside.parts):
+            with path.open("rb") as stream:
+                digest.update(f"{inside.as_posix()}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def _environment(segmenter: Segmenter) -> dict[str, object]:
+    elsewhere = {"model_packages": dict(segmenter.packages)} if isinstance(segmenter, RunsElsewhere) else {}
+    return {**environment(), **elsewhere}
 
 
 def select_samples(samples: tuple[Sample, ...], limit: int | None, shard: tuple[int, int] | None) -> tuple[Sample, ...]:
@@ -199,8 +217,8 @@ def _file_digest(card: ModelCard, key: str, value: ArgValue) -> str:
     path = Path(str(value))
     if not path.exists():
         raise UsageError(f"--model-arg {key}={value}: no such file", card.args[key].help)
-    if path.is_dir():  # a checkpoint: its weights are digested by the model itself
-        return path.name
+    if path.is_dir():
+        return f"sha256:{folder_digest(path)}"
     with path.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
 

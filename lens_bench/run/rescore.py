@@ -44,10 +44,13 @@ def rescore(
     samples = _samples(manifest, data_root, suite)
     with Lock(files):
         repair(files.predictions)
+        known = {s.id for s in samples}
         scorer = BackgroundScorer(protocol, samples, manifest.seed)
         watcher.start(f"scoring {manifest.model} on {manifest.suite} {manifest.split}", manifest.n_samples, 0)
         try:
             for prediction in read(files.predictions):
+                if prediction.sample_id not in known:
+                    raise DataError(f"{files.predictions} holds {prediction.sample_id}, which this run does not ask")
                 scorer.put(prediction)
                 watcher.advance(1, int(prediction.status == "error"))
         finally:

@@ -36,10 +36,10 @@ class BackgroundScorer:
         """
         if prediction.sample_id in self._handed:
             return
-        self._handed.add(prediction.sample_id)
-        self.errors += prediction.status == "error"
         sample = self._samples[prediction.sample_id]
         self._waiting.append(self._thread.submit(self._scorer.score, sample, prediction))
+        self._handed.add(prediction.sample_id)  # last: an interruption before this line costs nothing but scoring twice
+        self.errors += prediction.status == "error"
         while self._waiting and (len(self._waiting) > _WAITING or self._waiting[0].done()):
             self._keep(self._waiting.popleft().result())
 

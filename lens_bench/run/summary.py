@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from lens_bench.errors import DataError
 from lens_bench.records import Score
 from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json
 from lens_bench.run.manifest import Manifest
@@ -54,7 +55,22 @@ def build_summary(
 
 
 def earlier_speed(files: RunFiles) -> Mapping[str, object] | None:
-    """The ``perf`` block that an earlier session wrote; None where there is none."""
+    """The ``perf`` block that an earlier session wrote; None where there is none that can be read."""
     if not files.summary.exists():
         return None
-    return cast("Mapping[str, object] | None", read_json(files.summary).get("perf"))
+    try:
+        perf = read_json(files.summary).get("perf")
+    except DataError:  # the file is about to be written anew, and nothing else of it is kept
+        return None
+    return cast("Mapping[str, object]", perf) if isinstance(perf, dict) else None
+
+
+def read_summary(files: RunFiles) -> JsonObject:
+    """Read ``summary.json``. Raises ``DataError`` where it is missing or lacks what every summary has."""
+    content = read_json(files.summary)
+    missing = [k for k in ("suite", "split", "model", "protocol", "metrics", "ci95", "by_tag") if k not in content]
+    if missing:
+        raise DataError(
+            f"{files.summary} lacks {', '.join(missing)}", f"`lens-bench score {files.root}` writes it anew"
+        )
+    return content

@@ -167,7 +167,7 @@ fewer than 50 pixels."""
 
 LAVT = Protocol(
     name="lavt",
-    summary="LAVT, RMSIN and Ref-ZOM style: truth and prediction at 480x480, summed parts, empty union 0.",
+    summary="LAVT and RMSIN: truth and prediction at 480x480, summed parts, empty union 0.",
     source="Yang et al., LAVT, CVPR 2022; yz93/LAVT-RIS, test.py and data/dataset_refer_bert.py.",
     merge="once",
     ignore="background",

@@ -48,12 +48,12 @@ def ratios(table: ScoreTable, protocol: Protocol) -> Mapping[str, Ratio | None]:
     """
     every = np.ones(len(table), dtype=np.bool_)
     none_without_target = not (table.counted & table.no_target).any()
-    empty = table.predicted_empty
+    empty, failed = table.predicted_empty, table.error  # a failure is no answer, right or wrong: it counts as wrong
     return {
         **_mask_ratios(table, protocol),
         **_box_ratios(table, protocol),
-        "n_acc": None if none_without_target else _share(empty, table.counted & table.no_target),
-        "t_acc": None if none_without_target else _share(~empty, table.counted & ~table.no_target),
+        "n_acc": None if none_without_target else _share(empty & ~failed, table.counted & table.no_target),
+        "t_acc": None if none_without_target else _share(~empty & ~failed, table.counted & ~table.no_target),
         "no_mask_rate": _share(table.no_mask, every),
         "error_rate": _share(table.error, every),
     }
@@ -62,8 +62,7 @@ def ratios(table: ScoreTable, protocol: Protocol) -> Mapping[str, Ratio | None]:
 def _mask_ratios(table: ScoreTable, protocol: Protocol) -> dict[str, Ratio | None]:
     counted = table.counted
     names = ["ciou", "giou", *(precision_name(t) for t in PRECISION_THRESHOLDS), "boundary_iou"]
-    boxes_alone = (table.ok & counted).any() and not (table.ok & counted & table.has_mask).any()
-    if boxes_alone or not counted.any():
+    if not table.kinds.masks or not counted.any():
         return dict.fromkeys(names)
     iou = np.where(counted, table.iou, 0.0)
     eligible = counted & ~table.no_target if protocol.precision_on == "targeted" else counted
@@ -82,7 +81,7 @@ def _mask_ratios(table: ScoreTable, protocol: Protocol) -> dict[str, Ratio | Non
 def _box_ratios(table: ScoreTable, protocol: Protocol) -> dict[str, Ratio | None]:
     """Without boxes taken from masks every counted row is in the denominator, a null box being a wrong one."""
     known = table.counted & ~np.isnan(table.box_iou)
-    if not (known & table.ok).any():
+    if not table.kinds.boxes or not known.any():
         return {"box_acc_0.5": None, "mean_box_iou": None}
     eligible = known if protocol.pred_box_from_mask else table.counted
     iou = np.where(known, table.box_iou, 0.0)

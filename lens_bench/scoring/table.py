@@ -19,6 +19,19 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
+class Kinds:
+    """What a model answers with, decided on all its scores: a tag on which it refuses does not change what it is.
+
+    Attributes:
+        masks: Mask metrics apply: some answer holds a mask, or nothing was answered at all.
+        boxes: Box metrics apply: some answer holds something to compare with an annotated box.
+    """
+
+    masks: bool
+    boxes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreTable:
     """One row per expression, in the order of sample ids, so that no sum depends on the order scores came in.
 
@@ -42,6 +55,7 @@ class ScoreTable:
     predicted_empty: Bools
     counted: Bools
     tags: tuple[tuple[str, ...], ...]
+    kinds: Kinds
 
     @classmethod
     def of(cls, scores: Iterable[Score]) -> ScoreTable:
@@ -55,6 +69,11 @@ class ScoreTable:
             if first.sample_id == second.sample_id:
                 raise DataError(f"{first.sample_id} is scored twice", "every expression may count once")
         image_ids = tuple(r.image_id for r in rows)
+        answered = [r for r in rows if r.status == "ok" and r.counted]
+        kinds = Kinds(
+            masks=not answered or any(r.has_mask for r in answered),
+            boxes=any(r.box_iou is not None for r in answered),
+        )
         return cls(
             sample_ids=tuple(r.sample_id for r in rows),
             image_ids=image_ids,
@@ -72,6 +91,7 @@ class ScoreTable:
             predicted_empty=_bools(rows, lambda r: r.predicted_empty),
             counted=_bools(rows, lambda r: r.counted),
             tags=tuple(r.tags for r in rows),
+            kinds=kinds,
         )
 
     def __len__(self) -> int:
@@ -103,6 +123,7 @@ class ScoreTable:
             predicted_empty=self.predicted_empty[where],
             counted=self.counted[where],
             tags=tuple(self.tags[i] for i in where),
+            kinds=self.kinds,
         )
 
     def by_tag(self) -> dict[str, ScoreTable]:

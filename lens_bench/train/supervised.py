@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -55,6 +55,8 @@ class Supervised:
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
         recipe = shop.recipe
+        # The queries are only read for masks.
+        self._layout = shop.layout if recipe.mask.weight else replace(shop.layout, queries=0)
         smooth = recipe.text.smoothing > 0
         self._ladder = coordinate_ids(shop, recipe.answer.step) if smooth else ()
 
@@ -74,7 +76,7 @@ class Supervised:
                 [self._segment(item, truth, sight.prepared) for item, truth in zip(draw.items, found, strict=True)]
                 for draw, found, sight in zip(part, truths, sights, strict=True)
             ]
-            packed = pack(shop.layout, [s.prepared.grid for s in sights], asked)
+            packed = pack(self._layout, [s.prepared.grid for s in sights], asked)
             made.append((sights, packed, [t for found in truths for t in found]))
         tokens = summed(shop.accelerator, sum(int(p.real.sum()) for _, p, _ in made))
         masks = summed(shop.accelerator, sum(len(t) for _, _, t in made))

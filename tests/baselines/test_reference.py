@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lens_bench.cards import read_model_cards
 from lens_bench.errors import DataError, OutOfMemoryError, RunError, UsageError
 from lens_bench.masks import area, box_of, decode, encode, full, merge_truth, overlap, union
 from lens_bench.records import GroundTruth, ImageTask, ModelOptions, Outline, Polygon, Prediction, Query
-from lens_bench.registry import catalogue, find_model, home, import_file, make_segmenter, resolve_args
+from lens_bench.registry import find_model, home, import_file, make_segmenter, resolve_args
 from lens_bench.run.answer import BatchSize, answer
 from lens_bench.segmenter import Segmenter, SupportsDigest, SupportsExpect
 
@@ -73,7 +74,7 @@ def ratios(tasks: list[ImageTask], predictions: list[Prediction]) -> tuple[float
 
 
 def test_the_cards() -> None:
-    found = {m.name: m for m in catalogue().models if m.folder == home("baselines") / "reference"}
+    found = {m.name: m for m in read_model_cards(home("baselines") / "reference" / "model.yaml")}
     assert list(found) == NAMES
     assert {n for n, m in found.items() if m.sees_ground_truth} == {"oracle", "oracle-box", "noisy-oracle"}
     assert {n for n, m in found.items() if m.for_tests} == {"slow", "crashing", "oom"}

@@ -128,7 +128,7 @@ class Wrong(Model):
         (lambda found: found[:-1], "0 predictions for 1"),
         (lambda found: [Prediction("other", "ok")], "not in order"),
         (lambda found: [Prediction(p.sample_id, "ok", mask=full((6, 4))) for p in found], "has size"),
-        (lambda found: [Prediction(p.sample_id, "ok", box=(0, 0, float("nan"), 1)) for p in found], "not finite"),
+        (lambda found: [Prediction(p.sample_id, "ok", box=(0, 0, float("nan"), 1)) for p in found], "not a finite"),
         (lambda found: [Prediction(p.sample_id, "no_mask", mask=full(SIZE)) for p in found], "no_mask"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -191,7 +192,7 @@ def test_failed_samples_can_be_asked_again(tiny: Any, tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from lens_bench.records import LoadReport, Prediction\n\n\n"
         "class Moody:\n"
-        "    def __init__(self, options):\n        self.calm = Path(options.folder) / 'calm'\n\n"
+        "    def __init__(self, options):\n        self.calm = Path(options.folder).parent / 'calm'\n\n"
         "    def load(self):\n        return LoadReport()\n\n"
         "    def close(self):\n        pass\n\n"
         "    def segment(self, tasks):\n"
@@ -203,7 +204,7 @@ def test_failed_samples_can_be_asked_again(tiny: Any, tmp_path: Path) -> None:
     wishes = {"max_errors": 1.0, "batch_size": 1}
     share = finish(tiny.plan(str(folder), tmp_path / "out", **wishes, retry_errors=True))["metrics"]["error_rate"]
     assert share > 0
-    (folder / "calm").touch()
+    (tmp_path / "calm").touch()
     assert finish(tiny.plan(str(folder), tmp_path / "out", **wishes))["metrics"]["error_rate"] == share
     assert finish(tiny.plan(str(folder), tmp_path / "out", **wishes, retry_errors=True))["metrics"]["error_rate"] == 0
 
@@ -232,7 +233,8 @@ def reading_model(tmp_path: Path) -> Path:
         "    def close(self):\n        pass\n\n"
         "    def segment(self, tasks):\n"
         "        return [\n"
-        "            Prediction(q.sample_id, 'ok', mask=encode(t.rgb[..., 0] > 128)) for t in tasks for q in t.queries\n"
+        "            Prediction(q.sample_id, 'ok', mask=encode(t.rgb[..., 0] > 128))\n"
+        "            for t in tasks for q in t.queries\n"
         "        ]\n"
     )
     return folder
@@ -257,6 +259,151 @@ def test_image_of_another_size_costs_its_samples(own_tiny: Any, tmp_path: Path, 
     plan = own_tiny.plan(str(reading_model), tmp_path / "out", max_errors=0.2)
     assert finish(plan)["metrics"]["error_rate"] == pytest.approx(6 / 72)
     assert "is 10x10, its annotation 64x48" in plan.files.predictions.read_text()
+
+
+def test_resuming_keeps_what_the_run_was_begun_under(tiny: Any, tmp_path: Path) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    before = json.loads(plan.files.manifest.read_text())
+    assert [s["done_before"] for s in before["sessions"]] == [0]
+    lines = plan.files.predictions.read_bytes().splitlines(keepends=True)
+    plan.files.predictions.write_bytes(b"".join(lines[:20]))
+    before["created"] = "2020-01-01T00:00:00+00:00"
+    plan.files.manifest.write_text(json.dumps(before))
+    finish(noisy(tiny, tmp_path))
+    after = json.loads(plan.files.manifest.read_text())
+    assert after["created"] == before["created"]
+    assert [s["done_before"] for s in after["sessions"]] == [0, 20]
+
+
+def test_a_damaged_summary_is_written_anew(tiny: Any, tmp_path: Path) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    plan.files.summary.write_text("{ half")
+    assert finish(noisy(tiny, tmp_path))["complete"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(environment=[]), "environment"),
+        (lambda m: m.update(shard=5), "shard"),
+        (lambda m: m.pop("suite_hash"), "suite_hash"),
+        (lambda m: m.update(schema_version=99), "schema version 99"),
+    ],
+)
+def test_a_damaged_manifest_is_named(
+    tiny: Any, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    plan = noisy(tiny, tmp_path)
+    finish(plan)
+    manifest = json.loads(plan.files.manifest.read_text())
+    change(manifest)
+    plan.files.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=words):
+        finish(noisy(tiny, tmp_path))
+
+
+def test_fresh_leaves_shards_alone(tiny: Any, tmp_path: Path) -> None:
+    shard = noisy(tiny, tmp_path, shard=(1, 2))
+    finish(shard)
+    finish(noisy(tiny, tmp_path, fresh=True))
+    assert shard.files.predictions.exists()
+    assert finish(noisy(tiny, tmp_path, shard=(1, 2)))["complete"]
+
+
+def misbehaving(folder: Path, body: str) -> str:
+    """A model folder whose adapter has these extra lines in the class."""
+    folder.mkdir()
+    (folder / "model.yaml").write_text(
+        "name: rogue\ntitle: Rogue\nsummary: Rogue.\nadapter: adapter.py:Rogue\ndevices: [cpu]\nreads_images: false\n"
+    )
+    (folder / "adapter.py").write_text(
+        "import os, sys\n"
+        "from lens_bench.masks import full\n"
+        "from lens_bench.records import LoadReport, Prediction, Rle\n\n\n"
+        "class Rogue:\n"
+        "    def __init__(self, options):\n        pass\n\n"
+        "    def load(self):\n        return LoadReport()\n\n"
+        "    def close(self):\n        pass\n\n"
+        "    def segment(self, tasks):\n"
+        "        return [self.one(t, q) for t in tasks for q in t.queries]\n\n"
+        "    def one(self, task, query):\n"
+        "        return Prediction(query.sample_id, 'ok', mask=full(task.size))\n\n" + body
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Prediction(query.sample_id, 'ok', mask=Rle(task.size, b'zzzz'))",
+        "Prediction(query.sample_id, 'OK', mask=full(task.size))",
+        "Prediction(query.sample_id, 'ok', box=(1.0, 2.0, 3.0))",
+        "Prediction(query.sample_id, 'ok', text=b'bytes')",
+        "sys.exit(3)",
+        "None",
+    ],
+)
+def test_an_answer_that_breaks_the_contract_is_an_error_of_its_sample(tiny: Any, tmp_path: Path, answer: str) -> None:
+    lines = f"        return {answer} if 'ref100' in query.sample_id else Prediction(query.sample_id, 'no_mask')\n"
+    model = misbehaving(tmp_path / "rogue", "    def one(self, task, query):\n" + lines)
+    summary = finish(tiny.plan(model, tmp_path / "out", max_errors=20))
+    assert summary["complete"]
+    rate = summary["metrics"]["error_rate"]
+    assert rate > 0
+    assert finish(tiny.plan(model, tmp_path / "out", max_errors=20))["metrics"]["error_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("    def __init__(self, options):\n        raise ValueError('no')\n", "constructing model rogue failed"),
+        ("    def load(self):\n        raise ValueError('no')\n", "loading model rogue failed: ValueError: no"),
+        ("    def load(self):\n        return None\n", "did not return a LoadReport"),
+        ("    def expect(self, tasks):\n        sys.exit(3)\n", "preparing model rogue failed"),
+    ],
+)
+def test_a_model_that_does_not_start_is_a_line(tiny: Any, tmp_path: Path, body: str, words: str) -> None:
+    model = misbehaving(tmp_path / "rogue", body)
+    with pytest.raises(RunError, match=words):
+        finish(tiny.plan(model, tmp_path / "out"))
+
+
+def test_a_model_that_fails_to_close_changes_no_result(tiny: Any, tmp_path: Path) -> None:
+    model = misbehaving(tmp_path / "rogue", "    def close(self):\n        raise ValueError('no')\n")
+    assert finish(tiny.plan(model, tmp_path / "out"))["complete"]
+
+
+def test_weights_beside_the_adapter_are_part_of_the_identity(tiny: Any, tmp_path: Path) -> None:
+    model = misbehaving(tmp_path / "rogue", "")
+    (tmp_path / "rogue/weights.npy").write_bytes(b"1")
+    first = tiny.plan(model, tmp_path / "out").files.root
+    (tmp_path / "rogue/weights.npy").write_bytes(b"2")
+    assert tiny.plan(model, tmp_path / "out").files.root != first
+
+
+def test_what_a_model_prints_does_not_reach_standard_output(tiny: Any, tmp_path: Path, cli: Any) -> None:
+    body = "    def load(self):\n        print('hello')\n        os.write(1, b'raw')\n        return LoadReport()\n"
+    model = misbehaving(tmp_path / "rogue", body)
+    result = cli(*tiny.run(model, tmp_path / "out", "--json"))
+    assert json.loads(result.stdout)["complete"]
+    assert "hello" in result.stderr
+    assert "raw" in result.stderr
+
+
+def test_tags_and_titles_are_text_and_no_markup(own_tiny: Any, tmp_path: Path, cli: Any) -> None:
+    card = own_tiny.card_path
+    card.write_text(card.read_text().replace("split_by: unc", "split_by: unc, tag_field: kind"))
+    path = own_tiny.data_root / "tiny/refs(unc).p"
+    refs = pickle.loads(path.read_bytes())
+    for ref in refs:
+        for sentence in ref["sentences"]:
+            sentence["kind"] = "[/x] [red]t[/red]"
+    path.write_bytes(pickle.dumps(refs, protocol=2))
+    result = cli(*own_tiny.run("full", tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "[/x] [red]t[/red]" in result.stdout
 
 
 # ---------------------------------------------------------------------------------------------- real processes

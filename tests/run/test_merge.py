@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.run.evaluate import run_splits
+from lens_bench.run.journal import Lock
 from lens_bench.run.merge import find_shards, merge
 from lens_bench.run.plan import Plan, make_model
+from lens_bench.run.rescore import rescore
+from lens_bench.scoring.protocols import get_protocol
 
 ARGS = {"shift": "6", "drop": "0.2"}
 
@@ -63,3 +67,46 @@ def test_an_unfinished_shard_is_named(tiny: Any, tmp_path: Path) -> None:
 def test_no_shards(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no shards"):
         find_shards([tmp_path])
+
+
+def two_shards(tiny: Any, out: Path) -> list[Plan]:
+    plans = [shard(tiny, out, index, 2) for index in (1, 2)]
+    for plan in plans:
+        finish(plan)
+    return plans
+
+
+def test_shards_scored_under_different_protocols_are_refused(tiny: Any, tmp_path: Path) -> None:
+    plans = two_shards(tiny, tmp_path)
+    lisa, strict = get_protocol("lisa"), get_protocol("strict")
+    rescore(plans[0].files, lisa, tiny.data_root, suite=str(tiny.card_path))
+    with pytest.raises(DataError, match="lisa and strict"):
+        merge(find_shards([tmp_path])[0])
+    rescore(plans[1].files, lisa, tiny.data_root, suite=str(tiny.card_path))
+    assert merge(find_shards([tmp_path])[0])[1]["protocol"] == "lisa"
+    for plan in plans:
+        rescore(plan.files, strict, tiny.data_root, suite=str(tiny.card_path))
+    assert merge(find_shards([tmp_path])[0])[1]["protocol"] == "strict"
+
+
+def test_predictions_of_another_shard_are_refused(tiny: Any, tmp_path: Path) -> None:
+    first, second = two_shards(tiny, tmp_path)
+    shutil.copy(first.files.predictions, second.files.predictions)
+    with pytest.raises(DataError, match="not of the same expressions"):
+        merge(find_shards([tmp_path])[0])
+    shutil.copy(first.files.scores, second.files.scores)
+    with pytest.raises(DataError, match="is in two shards"):
+        merge(find_shards([tmp_path])[0])
+
+
+def test_a_shard_in_use_is_not_touched(tiny: Any, tmp_path: Path) -> None:
+    plans = two_shards(tiny, tmp_path)
+    with Lock(plans[1].files), pytest.raises(UsageError, match="in use"):
+        merge(find_shards([tmp_path])[0])
+
+
+def test_a_shard_is_scored_again_only_on_what_it_asked(tiny: Any, tmp_path: Path) -> None:
+    first, second = two_shards(tiny, tmp_path)
+    shutil.copy(first.files.predictions, second.files.predictions)
+    with pytest.raises(DataError, match="which this run does not ask"):
+        rescore(second.files, get_protocol("lisa"), tiny.data_root, suite=str(tiny.card_path))

@@ -340,7 +340,7 @@ def test_gseval_averages_over_rows_not_over_classes(make_sample: Callable[..., S
 
 
 def test_a_failure_is_an_empty_mask_on_expressions_without_target_too(make_sample: Callable[..., Sample]) -> None:
-    """So it is right there, and only ``error_rate`` tells it from an answer."""
+    """So its IoU is right there, but N-acc and T-acc, which judge decisions, count a failure as wrong."""
     rows = (Row((), None, status="error", no_target=True),)
     metrics = measure(GRES, rows, make_sample)
-    assert (metrics.giou, metrics.n_acc, metrics.error_rate) == (1.0, 1.0, 1.0)
+    assert (metrics.giou, metrics.n_acc, metrics.error_rate) == (1.0, 0.0, 1.0)

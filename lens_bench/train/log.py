@@ -29,7 +29,7 @@ class TrainLog:
 
     def __init__(self, folder: Path, after: int, tensorboard: bool = False) -> None:
         self.path = folder / LOG_NAME
-        self.lines = [line for line in read_log(self.path) if _step(line) <= after]
+        self.lines = lines_until(self.path, after)
         self._cut()
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard", after) if tensorboard else None
@@ -70,6 +70,11 @@ def read_log(path: Path) -> list[dict[str, object]]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
+
+
+def lines_until(path: Path, step: int) -> list[dict[str, object]]:
+    """The lines of a log up to a step."""
+    return [line for line in read_log(path) if _step(line) <= step]
 
 
 def _step(line: Mapping[str, object]) -> int:

@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
@@ -29,7 +30,7 @@ from lens_bench.train.config import Optimiser, TrainRecipe
 from lens_bench.train.data import Draw, Order, TrainingData, failure_weights, of_rank, open_data, open_items
 from lens_bench.train.draws import stream
 from lens_bench.train.evaluate import evaluate, held_out_loss
-from lens_bench.train.log import TrainLog
+from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
 from lens_bench.train.lora import inject
 from lens_bench.train.parameters import freeze, optimiser_groups, require_gradients
 from lens_bench.train.policy import Policy
@@ -115,6 +116,8 @@ def make_accelerator(recipe: TrainRecipe) -> Accelerator:
         UsageError: A step does not divide by ranks and micro batches.
     """
     precision = recipe.runtime.precision
+    # One process trains the stages of a chain, which may differ in precision; accelerate keeps the first one's.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
     share, rest = divmod(recipe.batch.units, accelerator.num_processes * recipe.batch.micro)
     if rest:
@@ -253,8 +256,7 @@ class Training:
         folder, tensorboard = self.where.out, self.recipe.runtime.tensorboard
         log = TrainLog(folder, done, tensorboard) if self.accelerator.is_main_process else None
         self.accelerator.wait_for_everyone()
-        lines = log.lines if log is not None else TrainLog(folder, done).lines
-        self.watch.replay(lines)
+        self.watch.replay(log.lines if log is not None else lines_until(folder / LOG_NAME, done))
         return log
 
     def _evaluator(self) -> Callable[[int], dict[str, float]] | None:

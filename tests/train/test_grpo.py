@@ -1,0 +1,178 @@
+"""The maths of GRPO against closed forms, numpy and hand-computed values; TRL's loss where TRL is installed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lens_bench.train import grpo
+
+FLOATS = st.floats(-3, 3, width=32)
+TABLES = hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(2, 9)), elements=FLOATS)
+
+
+@given(TABLES)
+def test_advantages_are_numpys(table: np.ndarray) -> None:
+    found = grpo.advantages(torch.from_numpy(table)).numpy()
+    wide = table.astype(np.float64)
+    wanted = (wide - wide.mean(1, keepdims=True)) / (wide.std(1, ddof=1, keepdims=True) + 1e-4)
+    wanted[wide.max(1) == wide.min(1)] = 0
+    # Where differences drown in rounding, both are noise divided by 1e-4.
+    np.testing.assert_allclose(found, wanted, atol=5e-3)
+
+
+@given(TABLES, st.floats(-2, 2))
+def test_advantages_sum_to_zero_and_ignore_a_shift(table: np.ndarray, shift: float) -> None:
+    rewards = torch.from_numpy(table).double()
+    found = grpo.advantages(rewards)
+    assert found.sum(dim=1).abs().max() < 1e-9
+    torch.testing.assert_close(grpo.advantages(rewards + shift), found, atol=1e-7, rtol=1e-6)
+
+
+@given(st.floats(0, 3, width=32), st.integers(2, 16))
+def test_equal_rewards_give_exactly_nothing(value: float, members: int) -> None:
+    assert torch.equal(grpo.advantages(torch.full((3, members), value)), torch.zeros(3, members))
+
+
+def test_advantages_of_two() -> None:
+    found = grpo.advantages(torch.tensor([[1.0, 0.0]]))
+    deviation = math.sqrt(0.5)
+    torch.testing.assert_close(found, torch.tensor([[0.5, -0.5]]) / (deviation + 1e-4))
+    torch.testing.assert_close(grpo.advantages(torch.tensor([[1.0, 0.0]]), "none"), torch.tensor([[0.5, -0.5]]))
+
+
+@given(hnp.arrays(np.float64, 7, elements=st.floats(-20, 20)), hnp.arrays(np.float64, 7, elements=st.floats(-20, 20)))
+def test_k3_is_never_negative_and_its_gradient_is_known(policy: np.ndarray, reference: np.ndarray) -> None:
+    logps, ref = torch.from_numpy(policy).requires_grad_(), torch.from_numpy(reference)
+    found = grpo.k3(logps, ref)
+    assert torch.isfinite(found).all() and (found >= 0).all()
+    found.sum().backward()
+    torch.testing.assert_close(logps.grad, -torch.expm1(ref - logps.detach()))
+    assert torch.equal(grpo.k3(ref, ref), torch.zeros(7, dtype=torch.float64))
+
+
+def test_k3_estimates_the_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    policy = torch.log_softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0)
+    reference = torch.log_softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0)
+    exact = (policy.exp() * (policy - reference)).sum()
+    # The expectation over the policy's own samples, exactly.
+    torch.testing.assert_close((policy.exp() * grpo.k3(policy, reference)).sum(), exact)
+
+
+def test_first_step_has_no_loss_but_the_policy_gradient() -> None:
+    logits = torch.tensor([[0.3, -0.2, 0.9]], dtype=torch.float64, requires_grad=True)
+    logps = torch.log_softmax(logits, 1)[0, [0, 2]].view(2, 1)
+    advantage = torch.tensor([0.7, -0.7], dtype=torch.float64)
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    loss = grpo.token_loss(logps, logps.detach(), advantage, mask)
+    total = grpo.reduce_loss(loss, mask, "grpo", sequences=2, tokens=2, max_tokens=4)
+    assert float(total.detach()) == 0.0
+    total.backward()
+    shares = torch.softmax(logits.detach(), 1)[0]
+    wanted = -0.5 * sum(a * (torch.eye(3, dtype=torch.float64)[i] - shares) for a, i in ((0.7, 0), (-0.7, 2)))
+    torch.testing.assert_close(logits.grad[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "moves"),
+    [(1.5, 1.0, False), (1.5, -1.0, True), (0.5, 1.0, True), (0.5, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)],
+)
+def test_clipping_stops_the_gradient_on_one_side_only(ratio: float, advantage: float, moves: bool) -> None:
+    logps = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    grpo.clipped(logps, torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2, 0.2).sum().backward()
+    assert (logps.grad is not None and float(logps.grad.abs()) > 0) == moves
+
+
+def test_clip_fraction_counts_what_is_stopped() -> None:
+    ratios = torch.tensor([[1.5, 0.5, 1.0, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    found = grpo.clip_fraction(ratios.log(), torch.zeros(1, 4), torch.ones(1, 1), mask, 0.2, 0.2)
+    assert float(found) == pytest.approx(1 / 3)
+
+
+def case() -> tuple[torch.Tensor, torch.Tensor]:
+    loss = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    return loss, mask
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("grpo", (2 + 4 + 0) / 3), ("dapo", 10 / 4), ("dr_grpo", 10 / (3 * 5))])
+def test_normalisers_by_hand(kind: grpo.LossType, wanted: float) -> None:
+    loss, mask = case()
+    found = grpo.reduce_loss(loss, mask, kind, sequences=3, tokens=4, max_tokens=5)
+    assert float(found) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_parts_add_up_to_the_whole(kind: grpo.LossType) -> None:
+    loss, mask = case()
+    whole = grpo.reduce_loss(loss, mask, kind, sequences=3, tokens=4, max_tokens=5)
+    parts = [
+        grpo.reduce_loss(loss[i : i + 1], mask[i : i + 1], kind, sequences=3, tokens=4, max_tokens=5) for i in range(3)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e30, -1e30, math.inf, math.nan])
+def test_what_is_masked_never_matters(garbage: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    clean, ref = torch.randn(2, 5, generator=generator), torch.randn(2, 5, generator=generator)
+    mask = torch.tensor([[True, True, True, False, False], [False] * 5])
+    results = []
+    for filler in (0.0, garbage):
+        logps = torch.where(mask, clean, filler).requires_grad_()
+        reference = torch.where(mask, ref, filler)
+        loss = grpo.token_loss(logps, logps.detach(), torch.tensor([1.0, -1.0]), mask, reference=reference, beta=0.1)
+        total = grpo.reduce_loss(loss, mask, "grpo", sequences=2, tokens=3, max_tokens=5)
+        total.backward()
+        results.append((total.detach(), logps.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert grpo.masked_mean(torch.full((3,), garbage), torch.zeros(3, dtype=torch.bool)) == 0
+
+
+def test_beta_without_a_reference_is_refused() -> None:
+    ones = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="reference"):
+        grpo.token_loss(ones, ones, torch.ones(1), ones.bool(), beta=0.1)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_equal_to_trl(kind: grpo.LossType) -> None:
+    """TRL's own loss on the same tensors. Runs where TRL is installed."""
+    trl = pytest.importorskip("trl", reason="TRL, the oracle, is not installed")
+    from types import SimpleNamespace
+
+    generator = torch.Generator().manual_seed(2)
+    logps, old, ref = (-torch.rand(4, 6, generator=generator) for _ in range(3))
+    advantage = torch.randn(4, generator=generator)
+    mask = torch.arange(6) < torch.tensor([6, 3, 1, 4]).unsqueeze(1)
+    trainer = trl.GRPOTrainer.__new__(trl.GRPOTrainer)
+    settings = SimpleNamespace(
+        beta=0.04, delta=None, epsilon=0.2, epsilon_high=0.2, loss_type=kind, max_completion_length=6,
+        use_vllm=False, top_entropy_quantile=1.0, importance_sampling_level="token", mask_truncated_completions=False,
+    )  # fmt: skip
+    for name, value in vars(settings).items():
+        setattr(trainer, name, value)
+    trainer.args, trainer.epsilon_low = settings, 0.2
+    trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps))
+    inputs = {
+        "prompt_ids": torch.zeros(4, 1, dtype=torch.long), "prompt_mask": torch.ones(4, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(4, 6, dtype=torch.long), "completion_mask": mask.long(),
+        "advantages": advantage, "old_per_token_logps": old, "ref_per_token_logps": ref,
+        "num_items_in_batch": mask.sum(),
+    }  # fmt: skip
+    try:
+        wanted = trainer._compute_loss(None, inputs)
+    except (AttributeError, TypeError) as error:
+        pytest.skip(f"this TRL's private loss needs more than these tensors: {error}")
+    loss = grpo.token_loss(logps, old, advantage, mask, reference=ref, beta=0.04)
+    found = grpo.reduce_loss(loss, mask, kind, sequences=4, tokens=int(mask.sum()), max_tokens=6)
+    torch.testing.assert_close(found, wanted)

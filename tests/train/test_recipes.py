@@ -1,0 +1,132 @@
+"""Recipes: those that ship are valid, an unknown key is an error, overrides and chains do what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lens_bench.errors import UsageError
+from lens_bench.train.command import plan_jobs
+from lens_bench.train.config import RECIPES, ChainRecipe, TrainRecipe, load_recipe, recipe_names, validated
+from lens_bench.train.loop import rate_share
+from lens_bench.train.plan import make_plan
+
+from .conftest import tiny_recipe
+
+
+def single(name: str, *settings: str) -> TrainRecipe:
+    found = load_recipe(name, settings)
+    assert isinstance(found, TrainRecipe)
+    return found
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_valid(name: str) -> None:
+    found = load_recipe(name)
+    assert found.name == name
+    assert validated(found.model_dump(mode="json"), name) == found
+    if isinstance(found, ChainRecipe):
+        assert len(plan_jobs(name, [], None)) == len(found.chain)
+
+
+def test_the_promised_recipes_are_there() -> None:
+    wanted = {"lens-3b-stage1", "lens-3b-stage2", "lens-3b-reasonseg", "lens-3b-reasonseg-cot", "sft-3b", "nano"}
+    wanted |= {"nano-sam", "nano-vlm", "nano-sft", "nano-stage1", "nano-stage2", "nano-smoke"}
+    assert wanted <= set(recipe_names())
+
+
+def test_papers_numbers() -> None:
+    first, second = single("lens-3b-stage1"), single("lens-3b-stage2")
+    assert first.optimiser.rates == {"head": 3e-5} and first.batch.units == 1024 and first.text.weight == 0
+    assert second.grpo is not None and second.batch.units * second.grpo.num_generations == 512
+    assert {r.name: r.power for r in second.grpo.rewards} == {"format": 2, "box": 2, "mask": 2}
+    assert "sam_image" not in second.optimiser.rates and "sam_decoder" in second.optimiser.rates
+    control = single("sft-3b")
+    assert control.grpo is None and control.optimiser == second.optimiser and control.data == second.data
+    lora = single("lens-3b-stage2-lora")
+    assert lora.lora is not None and set(lora.optimiser.rates) == {"language", "head", "sam_prompt", "sam_decoder"}
+    assert single("lens-3b-stage2-beta0").grpo.beta == 0  # type: ignore[union-attr]
+
+
+def test_unknown_keys_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"optimiser\.stps"):
+        load_recipe("nano-sft", ["optimiser.stps=3"])
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: nano-sft\nname: mine\nbatchsize: 3\n")
+    with pytest.raises(UsageError, match="batchsize"):
+        load_recipe(str(path))
+    with pytest.raises(UsageError, match="no training recipe") as caught:
+        load_recipe("nano-stf")
+    assert "nano-sft" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "stage=grpo", "model.qwen=x", "batch.micro=3", "optimiser.steps=0", "data.unit=nothing", "text.weight=0",
+        "optimiser.rates.everything=1", "data.curriculum.measure=3", "lora.rank=4", "nonsense", "name.x=1",
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(setting: str) -> None:
+    with pytest.raises(UsageError):
+        load_recipe("nano-sft", [setting, *(["optimiser.rates={head: 1}"] if setting == "lora.rank=4" else [])])
+
+
+def test_settings_and_base(tmp_path: Path) -> None:
+    found = single(
+        "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]", "runtime.tensorboard=true"
+    )
+    assert found.optimiser.rates["language"] == 1e-4 and found.optimiser.rates["embeddings"] == 1.2e-3
+    assert found.seed == 7 and found.data.held_out == () and found.runtime.tensorboard
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: nano-stage2\nname: mine\ndata: {curriculum: null}\ngrpo: {loss_type: dr_grpo}\n")
+    mine = single(str(path))
+    assert mine.data.curriculum is None and mine.grpo is not None and mine.grpo.loss_type == "dr_grpo"
+    assert mine.grpo.num_generations == 8
+    loop = tmp_path / "loop.yaml"
+    loop.write_text(f"base: {loop}\n")
+    with pytest.raises(UsageError, match="based on itself"):
+        load_recipe(str(loop))
+
+
+def test_chain_settings_reach_all_or_one(tmp_path: Path) -> None:
+    jobs = plan_jobs("nano", ["seed=5", "nano-sft:optimiser.steps=11"], tmp_path, paper_data=True)
+    assert [j.recipe.seed for j in jobs] == [5] * 5
+    assert {j.recipe.name: j.recipe.optimiser.steps for j in jobs}["nano-sft"] == 11
+    assert [j.follows for j in jobs] == [None, *(j.folder for j in jobs[:-1])]
+    assert all(j.recipe.data.paper_data for j in jobs)
+    with pytest.raises(UsageError, match="no stage"):
+        plan_jobs("nano", ["nano-stf:seed=1"], tmp_path)
+
+
+def test_every_shipped_file_is_a_recipe() -> None:
+    assert {p.name for p in RECIPES.iterdir() if p.suffix == ".yaml"} == {f"{n}.yaml" for n in recipe_names()}
+
+
+def test_schedules() -> None:
+    config = tiny_recipe("supervised", {"optimiser": {"steps": 100, "warmup": 10, "floor": 0.1}}).optimiser
+    assert [rate_share(config, s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert rate_share(config, 10) == 1.0 and rate_share(config, 55) == pytest.approx(0.1 + 0.9 * 0.5)
+    cosine = config.model_copy(update={"schedule": "cosine"})
+    assert rate_share(cosine, 55) == pytest.approx(0.55) and rate_share(cosine, 100) == pytest.approx(0.1)
+    assert rate_share(config.model_copy(update={"schedule": "constant"}), 99) == 1.0
+
+
+def test_dry_run_counts_what_trains(data_root: Path) -> None:
+    plan = make_plan(tiny_recipe("grpo"), data_root)
+    assert set(plan.trainable) == {"embeddings", "language", "head", "sam_prompt", "sam_decoder"}
+    assert plan.trainable["embeddings"] == 152 * 48 and plan.trainable["sam_prompt"] == 32
+    assert plan.units is not None and plan.units > 24 and plan.seconds > 0 and not plan.notes
+    absent = make_plan(tiny_recipe("grpo", {"data": {"held_out": ["shapes/testA"]}}), data_root)
+    assert absent.units is None and "testA" in absent.notes[0]
+    heavier = make_plan(tiny_recipe("grpo", {"grpo": {"share_prefix": False}}), data_root)
+    assert heavier.tokens > plan.tokens and heavier.flops > plan.flops
+    assert make_plan(tiny_recipe("grpo", {"grpo": {"beta": 0}}), data_root).memory < plan.memory
+
+
+def test_dry_run_of_the_full_size_needs_no_weights(data_root: Path) -> None:
+    plan = make_plan(single("lens-3b-stage1"), data_root)
+    # The authors' head: queries, four blocks, pooling, projection (474.9 M).
+    assert plan.trainable == {"head": 474_853_632}
+    assert "Qwen2.5-VL-3B" in plan.notes[0]

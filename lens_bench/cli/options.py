@@ -38,11 +38,15 @@ class Debug:
 
 debug = Debug()
 
+# Which extra brings a package that not everybody needs.
+EXTRAS = {"accelerate": "train", "peft": "train", "sentencepiece": "llava", "bitsandbytes": "quant", "vllm": "vllm"}
+
 # What is left after Ctrl-C, where it is not nothing.
 KEPT = {
     "run": "what was done is kept; the same command continues",
     "score": "predictions are kept; the same command scores them again",
     "merge": "the shards are kept; the same command merges them again",
+    "train": "the last checkpoint is kept; the same command continues from it",
     "make": "splits that were finished are kept, the one that was not is thrown away",
 }
 
@@ -58,6 +62,11 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
             if debug.on:
                 raise
             _fail(error)
+        except ModuleNotFoundError as error:
+            if debug.on or error.name not in EXTRAS:
+                raise
+            extra = EXTRAS[error.name]
+            _fail(UsageError(f"this needs the package {error.name}", f'pip install "lens-bench[{extra}]"'))
         except BrokenPipeError:
             raise typer.Exit(1) from None  # whoever read our output has gone
         except OSError as error:

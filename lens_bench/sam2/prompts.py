@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from lens_bench.records import Box, Rle
+from lens_bench.records import Box, Pixels, Rle
+
+Image = TypeVar("Image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +34,20 @@ class SamMask:
 
     mask: Rle
     score: float
+
+
+class Painter(Protocol[Image]):
+    """Something that encodes images once and then answers any number of prompts: SAM 2, or the first SAM."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        ...
+
+    def encode(self, images: Sequence[Pixels]) -> list[Image]:
+        """Features of RGB images uint8 [H, W, 3], each computed once."""
+        ...
+
+    def masks(self, prompts: Sequence[tuple[Image, SamPrompt]], best_of_three: bool = True) -> list[SamMask]:
+        """One mask per prompt: the best of three by predicted IoU, or the single mask."""
+        ...

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction
+from lens_bench.sam2.prompts import Painter
 from lens_bench.vlm.chat import Talker
 from lens_bench.vlm.endpoint import Endpoint, EndpointSettings, read_base_url, read_key
 from lens_bench.vlm.segmenter import Manner, VlmSegmenter
@@ -21,7 +22,10 @@ from lens_bench.vlm.sizing import Sizing
 if TYPE_CHECKING:
     import torch
 
+    from lens_bench.sam2.model import Encoded as Sam2Image
     from lens_bench.sam2.model import Sam2
+    from lens_bench.vlm.sam1 import Encoded as SamImage
+    from lens_bench.vlm.sam1 import Sam1
 
 ENDPOINT = "endpoint"
 
@@ -68,7 +72,7 @@ class VlmAdapter(ABC):
     def __init__(self, options: ModelOptions) -> None:
         self.options = options
         self.args = Arguments(options)
-        self._segmenter: VlmSegmenter | None = None
+        self._segmenter: VlmSegmenter[SamImage] | VlmSegmenter[Sam2Image] | None = None
 
     @abstractmethod
     def manner(self) -> Manner:
@@ -99,8 +103,14 @@ class VlmAdapter(ABC):
         """
         manner, sizing = self.manner(), sizing_of(self.args)
         found = load_talker(self.options)
-        sam = load_sam(self.options)
-        self._segmenter = VlmSegmenter(found.talker, sam, manner, sizing, self.args.flag("best_of_three"))
+        three = self.args.flag("best_of_three")
+        sam: Painter[SamImage] | Painter[Sam2Image]
+        if is_first_sam(self.options):
+            sam = first = load_first_sam(self.options)
+            self._segmenter = VlmSegmenter(found.talker, first, manner, sizing, three)
+        else:
+            sam = second = load_sam(self.options)
+            self._segmenter = VlmSegmenter(found.talker, second, manner, sizing, three)
         return LoadReport(parameters=found.parameters + sam.parameters, notes=found.notes)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
@@ -221,14 +231,17 @@ def _json_object(text: str) -> Mapping[str, object]:
 
 
 def sam_path(options: ModelOptions) -> Path:
-    """SAM 2's file or folder: argument ``sam``, else the repository ``sam_hub`` in the local cache.
+    """SAM's file or folder: argument ``sam``, else the repository ``sam_hub`` of SAM 2 in the local cache.
 
     Raises:
         CheckpointError: There is none. Nothing is downloaded.
+        UsageError: The first SAM is to paint, and no file is named.
     """
     args = Arguments(options)
     if given := args.text("sam"):
         return Path(given).expanduser()
+    if is_first_sam(options):
+        raise UsageError("painter=sam needs Meta's file", "--model-arg sam=sam_vit_h_4b8939.pth")
     return cached_folder(args.text("sam_hub"), f"SAM 2 of {options.name}", "sam")
 
 
@@ -238,6 +251,20 @@ def load_sam(options: ModelOptions) -> Sam2:
 
     said = Arguments(options).text("sam_dtype")
     return Sam2.load(sam_path(options), options.device, dtype_of(options, said))
+
+
+def load_first_sam(options: ModelOptions) -> Sam1:
+    """The first SAM on the device, in the precision of ``sam_dtype``."""
+    from lens_bench.vlm.sam1 import Sam1
+
+    said = Arguments(options).text("sam_dtype")
+    return Sam1.load(sam_path(options), options.device, dtype_of(options, said))
+
+
+def is_first_sam(options: ModelOptions) -> bool:
+    """Whether the card offers the first SAM and it was chosen."""
+    args = Arguments(options)
+    return args.has("painter") and args.text("painter") == "sam"
 
 
 def dtype_of(options: ModelOptions, said: str = "same") -> torch.dtype:

@@ -1,6 +1,6 @@
-"""A vision-language model that says where, and SAM 2 that says which pixels: the pipeline that baselines share.
+"""A vision-language model that says where, and SAM that says which pixels: the pipeline that baselines share.
 
-Per image: sizing, SAM 2's features (only where some answer needs them). Per expression: one conversation, one or more
+Per image: sizing, SAM's features (only where some answer needs them). Per expression: one conversation, one or more
 prompts for SAM 2. An answer that names nothing is ``no_mask`` and stays in every denominator; a model that could not be
 asked is ``error``.
 """
@@ -11,16 +11,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Generic, Protocol, TypeVar
 
 from lens_bench import masks
 from lens_bench.records import Box, ImageTask, Prediction, Query, Size
-from lens_bench.sam2.prompts import SamMask, SamPrompt
+from lens_bench.sam2.prompts import Painter, SamMask, SamPrompt
 from lens_bench.vlm.chat import Conversation, Picture, Reply, Talker
 from lens_bench.vlm.sizing import Sizing
 
-if TYPE_CHECKING:
-    from lens_bench.sam2.model import Sam2
+Image = TypeVar("Image")
 
 
 class Manner(Protocol):
@@ -46,18 +45,20 @@ class _Asked:
     reply: Reply
 
 
-class VlmSegmenter:
+class VlmSegmenter(Generic[Image]):
     """Asks, reads, and paints.
 
     Args:
         talker: The model.
-        sam: SAM 2.
+        sam: SAM 2, or the first SAM.
         manner: How to ask and to read.
         sizing: Of the image that the model sees.
         best_of_three: See ``Sam2.masks``.
     """
 
-    def __init__(self, talker: Talker, sam: Sam2, manner: Manner, sizing: Sizing, best_of_three: bool) -> None:
+    def __init__(
+        self, talker: Talker, sam: Painter[Image], manner: Manner, sizing: Sizing, best_of_three: bool
+    ) -> None:
         self.talker = talker
         self.sam = sam
         self.manner = manner
@@ -91,7 +92,7 @@ class VlmSegmenter:
     def _paint(self, tasks: Sequence[ImageTask], asked: Sequence[_Asked]) -> list[list[SamMask]]:
         """Masks of every answer, one per prompt."""
         needed = sorted({a.image for a in asked if a.prompts})
-        with self._stage("SAM 2 features"):
+        with self._stage("SAM features"):
             encoded = dict(zip(needed, self.sam.encode([tasks[n].rgb for n in needed]), strict=True))
         with self._stage("masks"):
             wanted = [(encoded[a.image], prompt) for a in asked for prompt in a.prompts]

@@ -56,7 +56,7 @@ def test_an_endpoint_through_the_run_loop(
         wanted = (x1 * width / 1000, y1 * height / 1000, x2 * width / 1000, y2 * height / 1000)
         assert prediction["box"] == pytest.approx(wanted)
         assert prediction["tokens"]["completion"] > 0
-        assert set(prediction["stages_ms"]) == {"resize", "answer", "SAM 2 features", "masks"}
+        assert set(prediction["stages_ms"]) == {"resize", "answer", "SAM features", "masks"}
     assert len({p["mask"]["counts"] for p in ran.predictions}) > len(ran.predictions) // 2
 
 
@@ -194,3 +194,20 @@ def test_arguments_that_do_not_fit(args: dict[str, str], server: FakeServer, sam
     with pytest.raises(UsageError):
         make_segmenter(card, options).load()
     assert not server.requests
+
+
+def test_the_first_sam_can_paint(server: FakeServer, shapes: Path, sam2_folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from lens_bench.sam.model import SamModel, SamSize
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(SamModel(SamSize(16, 2, 2, (1,))).state_dict(), tmp_path / "sam.pth")
+    args = endpoint_args(server, tmp_path / "sam.pth", painter="sam")
+    ran = run("openai-compatible+sam2", shapes, tmp_path / "out", args, limit=3)
+    assert set(ran.statuses) == {"ok"} and all(p["box"] for p in ran.predictions)
+    with pytest.raises(UsageError, match="needs Meta's file"):
+        run("openai-compatible+sam2", shapes, tmp_path / "out", {**args, "sam": ""})
+    with pytest.raises(CheckpointError, match="not a SAM 2 checkpoint"):
+        run("openai-compatible+sam2", shapes, tmp_path / "out", {**args, "painter": "sam2"})

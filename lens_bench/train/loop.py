@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
@@ -127,7 +128,18 @@ def make_accelerator(recipe: TrainRecipe) -> Accelerator:
             "change batch.units or batch.micro",
         )
     accelerator.gradient_accumulation_steps = share
+    if recipe.grpo is not None and splits_weights(accelerator):
+        raise UsageError(
+            "stage grpo samples with the policy itself, so every process needs all of its weights",
+            "launch it plainly or with DeepSpeed stage 2; FSDP and stage 3 are for supervised stages",
+        )
     return accelerator
+
+
+def splits_weights(accelerator: Accelerator) -> bool:
+    """Whether a process holds only a part of the weights between steps."""
+    plugin = accelerator.state.deepspeed_plugin
+    return accelerator.distributed_type == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
 
 
 class Training:
@@ -228,7 +240,7 @@ class Training:
                 # Undoes the mean over ranks and micro batches: a loss is already its share of the step's sum.
                 accelerator.backward(loss * (world * len(losses)))
                 if accelerator.sync_gradients:
-                    if step == 0:
+                    if step == 0 and not self.keeper.sharded:
                         require_gradients(shop.trainee)
                     norm = self._clip()
                 self.optimiser.step()

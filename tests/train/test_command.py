@@ -1,0 +1,93 @@
+"""The command: a chain goes through, is resumed, starts each stage from the last, and says what it would take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lens_bench.errors import UsageError
+from lens_bench.lens.checkpoint import load
+from lens_bench.train.command import make_missing, train_command
+
+from .conftest import tiny_recipe
+
+STAGES = ("sam", "vision", "supervised", "grpo")
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    """Four recipes of two steps, and a chain of them."""
+    links = []
+    for stage in STAGES:
+        over: dict[str, object] = {"optimiser": {"steps": 2}, "data": {"held_out": ["shapes/val"]}}
+        fields = tiny_recipe(stage, over).model_dump(mode="json", exclude_defaults=True)
+        if stage != "sam":
+            del fields["model"]
+        path = tmp_path / f"{stage}.yaml"
+        path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+        links.append({"recipe": str(path), "set": {"saving.every": 1}})
+    path = tmp_path / "all.yaml"
+    path.write_text(yaml.safe_dump({"name": "all", "chain": links}), encoding="utf-8")
+    return path
+
+
+def test_a_chain_is_trained_and_left_alone_when_finished(
+    chain: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train_command(str(chain), folder=tmp_path / "out", data_root=data_root)
+    assert result == tmp_path / "out" / "4-tiny-grpo" / "final"
+    assert load(result).report.parameters > 0
+    starts = [
+        json.loads((p / "recipe.json").read_text())["recipe"]["model"] for p in sorted((tmp_path / "out").iterdir())
+    ]
+    assert starts[0]["fresh"] and [s["checkpoint"] for s in starts[1:]] == [
+        str(tmp_path / "out" / f"{n}-tiny-{stage}" / "final") for n, stage in enumerate(STAGES[:-1], start=1)
+    ]
+    before = (result / "model.safetensors").stat().st_mtime_ns
+    train_command(str(chain), folder=tmp_path / "out", data_root=data_root)
+    assert (result / "model.safetensors").stat().st_mtime_ns == before
+    assert capsys.readouterr().err.count("is finished") == 4
+
+
+def test_dry_run_trains_nothing(
+    chain: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command(str(chain), folder=tmp_path / "out", data_root=data_root, dry_run=True) is None
+    assert not (tmp_path / "out").exists()
+    text = capsys.readouterr().out
+    assert text.count("trainable") == 4 and "sam_image" in text and "epochs" in text
+
+
+def test_a_stage_without_a_start_says_so(chain: Path, data_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="starts from a checkpoint") as caught:
+        train_command(str(chain.parent / "vision.yaml"), folder=tmp_path / "out", data_root=data_root)
+    assert "model.checkpoint" in caught.value.hint
+
+
+def test_generated_splits_are_made_where_they_are_missing(tmp_path: Path) -> None:
+    recipe = tiny_recipe("supervised", {"data": {"images": 2}})
+    make_missing(recipe, tmp_path)
+    assert {p.name for p in (tmp_path / "shapes").iterdir() if p.is_dir()} == {"train", "val"}
+    stamp = (tmp_path / "shapes" / "val" / "instances.json").stat().st_mtime_ns
+    make_missing(recipe, tmp_path)
+    assert (tmp_path / "shapes" / "val" / "instances.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_smoke_recipe(tmp_path: Path) -> None:
+    """Every stage of nano at its own size; each learns something, and the end answers in the wanted form."""
+    result = train_command("nano-smoke", ["runtime.threads=1"], folder=tmp_path / "out", data_root=tmp_path)
+    assert result is not None and (result / "model.safetensors").stat().st_size < 10_000_000
+    logs = {
+        p.name: [json.loads(line) for line in (p / "train_log.jsonl").read_text().splitlines()]
+        for p in (tmp_path / "out").iterdir()
+        if p.name != "data"
+    }
+    for name, lines in logs.items():
+        if "stage2" not in name:
+            assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5]), name
+    assert logs["3-nano-sft"][-1]["eval/answered"] > 0.5
+    assert logs["5-nano-stage2"][0]["kl"] == 0.0

@@ -1,17 +1,16 @@
 """A local vision-language model through transformers, whatever its architecture.
 
 Prompts are written by the checkpoint's own chat template and read by greedy decoding under the checkpoint's own
-generation settings (a repetition penalty, where it has one). For models of the Qwen-VL families the vision tower runs
-once per picture, however many conversations show it; other architectures run it once per conversation, and the load
-report says so. Answers do not depend on what shares a batch.
+generation settings (a repetition penalty, where it has one). For models of the Qwen-VL families a picture is encoded
+once and the prompt up to it is read once, however many conversations begin with it (``shared``); other architectures do
+both once per conversation, and the load report says so. Answers do not depend on what shares a batch.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +24,7 @@ from lens_bench.lens.sources import SafetensorsSource, digest_files, folder_shar
 from lens_bench.records import Tokens
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
+from lens_bench.vlm.shared import Sharing, can_share
 
 guard_torchvision()
 
@@ -69,7 +69,7 @@ class LocalVlm:
         self._settings = settings
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._tokenizer.padding_side = "left"
-        self.shares_pictures = _takes_encoded(model) and hasattr(processor, "image_token")
+        self.sharing = Sharing(model, processor) if can_share(model, processor) else None
         self._rows = Budget(settings.rows or row_budget(model.device, _row_bytes(model), cap=128), "conversations")
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
 
@@ -110,7 +110,7 @@ class LocalVlm:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the result should know."""
-        return () if self.shares_pictures else ("the vision tower runs once per expression, not once per image",)
+        return ("the vision tower runs once per expression, not once per image",) if self.sharing is None else ()
 
     def close(self) -> None:
         """Nothing is held beside the model."""
@@ -122,15 +122,21 @@ class LocalVlm:
         Raises:
             OutOfMemoryError: A single conversation does not fit.
         """
-        return self._rows.run(conversations, self._ask, lambda c: sum(len(turn.text) for turn in c))
+        # In their order, not by length: those about one picture come one after the other and share it in a batch.
+        bare = [place for place, c in enumerate(conversations) if not _pictures(c)]
+        shown = [place for place, c in enumerate(conversations) if _pictures(c)]
+        found: dict[int, Reply] = {}
+        for places in (shown, bare):
+            found.update(zip(places, self._rows.run([conversations[p] for p in places], self._ask), strict=True))
+        return [found[place] for place in range(len(conversations))]
 
     # ------------------------------------------------------------------------------------------ one batch
 
     def _ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
         texts = [self._text(conversation) for conversation in conversations]
-        pictures = [[part for turn in c for part in turn.parts if isinstance(part, Picture)] for c in conversations]
-        flat = [picture for row in pictures for picture in row]
-        inputs = self._shared(texts, flat) if self.shares_pictures and flat else self._plain(texts, pictures)
+        pictures = [_pictures(conversation) for conversation in conversations]
+        share = self.sharing if all(pictures) else None
+        inputs = self._plain(texts, pictures) if share is None else share.inputs(texts, pictures)
         inputs = {name: _to(value, self._model) for name, value in inputs.items()}
         mask = cast("Tensor", inputs["attention_mask"])
         width = mask.shape[1]
@@ -172,48 +178,6 @@ class LocalVlm:
         given = {"images": images} if any(images) else {}
         return dict(self._processor(text=texts, padding=True, return_tensors="pt", **given))
 
-    def _shared(self, texts: list[str], flat: list[Picture]) -> dict[str, object]:
-        """Inputs in which every picture is sized, cut into patches and encoded once.
-
-        What the processor does to a text is replace each placeholder by as many as the picture has tokens.
-        """
-        unique = list(dict.fromkeys(flat))
-        place = {picture: number for number, picture in enumerate(unique)}
-        shown = self._processor.image_processor(images=[Image.fromarray(p.pixels) for p in unique], return_tensors="pt")
-        grids = shown["image_grid_thw"]
-        self._check_sizes(unique, grids)
-        encode = cast("Callable[..., object]", self._model.get_image_features)
-        tower = encode(
-            shown["pixel_values"].to(self._model.device, self._model.dtype),
-            grids.to(self._model.device),
-            return_dict=True,
-        )
-        merge = int(self._processor.image_processor.merge_size) ** 2
-        marker = str(getattr(self._processor, "image_token"))  # noqa: B009 - not every processor has one
-        order = [place[picture] for picture in flat]
-        counts = iter([int(grids[n].prod()) // merge for n in order])
-        expanded = [_expand(text, marker, counts) for text in texts]
-        tokens = self._tokenizer(expanded, padding=True, return_tensors="pt", add_special_tokens=False)
-        ids = tokens["input_ids"]
-        return {
-            "input_ids": ids,
-            "attention_mask": tokens["attention_mask"],
-            "mm_token_type_ids": (ids == self._tokenizer.convert_tokens_to_ids(marker)).int(),
-            "image_grid_thw": grids[torch.tensor(order)],
-            "mm_encoder_outputs": {"image": _pick(tower, order, len(unique))},
-        }
-
-    def _check_sizes(self, pictures: Sequence[Picture], grids: Tensor) -> None:
-        """Pixels in an answer are those of the picture only if the processor did not size it again."""
-        patch = int(self._processor.image_processor.patch_size)
-        for picture, (_, rows, columns) in zip(pictures, grids.tolist(), strict=True):
-            if picture.size != (rows * patch, columns * patch):
-                raise CheckpointError(
-                    f"the processor sizes an image of {picture.size[1]}x{picture.size[0]} pixels again, "
-                    f"to {columns * patch}x{rows * patch}",
-                    "set factor, min_pixels and max_pixels to what the checkpoint's processor keeps",
-                )
-
 
 class _RepetitionPenalty(LogitsProcessor):
     """Of transformers, but blind to padding: its own penalises the padding token in rows that happen to be padded."""
@@ -253,37 +217,8 @@ def _check(folder: Path, info: Mapping[str, object]) -> None:
         raise CheckpointError(f"{folder} does not fit its own configuration; {'; '.join(problems)}")
 
 
-def _takes_encoded(model: PreTrainedModel) -> bool:
-    """Whether pictures can be handed over encoded (the Qwen-VL families in recent versions of transformers)."""
-    inner = getattr(model, "model", None)
-    if not hasattr(model, "get_image_features") or inner is None:
-        return False
-    parameters = inspect.signature(inner.forward).parameters
-    return "mm_encoder_outputs" in parameters and "image_grid_thw" in parameters
-
-
-def _expand(text: str, marker: str, counts: Iterator[int]) -> str:
-    first, *others = text.split(marker)
-    return first + "".join(marker * next(counts) + rest for rest in others)
-
-
-def _pick(tower: object, order: list[int], total: int) -> object:
-    """The tower's output for pictures in another order, with repetitions.
-
-    Features lie in tuples with an entry per picture; deep features in a list of such tuples.
-    """
-
-    def pick(value: object) -> object:
-        if isinstance(value, tuple) and len(value) == total and all(isinstance(v, Tensor) for v in value):
-            return tuple(value[n] for n in order)
-        if isinstance(value, list):
-            return [pick(v) for v in value]
-        return None
-
-    fields = {name: pick(value) for name, value in dict(tower).items()}  # type: ignore[call-overload]
-    if fields.get("pooler_output") is None:
-        raise TypeError(f"{type(tower).__name__} does not hold one entry per picture")
-    return replace(tower, **fields)  # type: ignore[type-var]
+def _pictures(conversation: Conversation) -> list[Picture]:
+    return [part for turn in conversation for part in turn.parts if isinstance(part, Picture)]
 
 
 def _to(value: object, model: PreTrainedModel) -> object:

@@ -46,12 +46,12 @@ def load(folder: Path, **settings: int) -> LocalVlm:
 def test_sharing_and_batching_change_nothing(vlm_folder: Path, family: str) -> None:
     asked = conversations(family)
     together = load(vlm_folder)
-    assert together.shares_pictures and together.notes == ()
+    assert together.sharing is not None and together.notes == ()
     replies = together.ask(asked)
     assert len({r.text for r in replies}) == len(replies)
     assert load(vlm_folder, rows=1).ask(asked) == replies
     apart = load(vlm_folder)
-    apart.shares_pictures = False  # transformers' own processor, every picture encoded wherever it is shown
+    apart.sharing = None  # transformers' own processor, every picture encoded wherever it is shown
     assert [apart.ask([c])[0] for c in asked] == replies
     assert "once per expression" in apart.notes[0]
 
@@ -66,6 +66,36 @@ def test_the_vision_tower_sees_a_picture_once(vlm_folder: Path, family: str) -> 
     one, two = pictures(family)
     model.ask([question(one, f"{n}") for n in range(5)] + [question(two, "x")])
     assert seen == [2]
+
+
+def test_what_is_in_front_of_a_question_is_read_once(vlm_folder: Path, family: str) -> None:
+    """Two beginnings for six conversations; two conversations with different beginnings are read as they are."""
+    model = load(vlm_folder)
+    inner: Any = model._model
+    read: list[tuple[int, ...]] = []
+    inner.model.language_model.register_forward_hook(
+        lambda module, args, kwargs, out: read.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    one, two = pictures(family)
+    asked = [question(one, f"number {n}") for n in range(5)] + [question(two, "x")]
+    together = model.ask(asked)
+    (first, long), (rows, short), *steps = read
+    assert (first, rows) == (2, 6) and short < long and all(step == (6, 1) for step in steps)
+    read.clear()
+    assert [model.ask([conversation])[0] for conversation in asked] == together
+    assert read[0][0] == 1 and read[0][1] > long - 1
+    read.clear()
+    model.ask([asked[0], asked[5]])
+    assert read[0][0] == 2 and read[1][1] == 1
+
+
+def test_turns_before_the_picture_belong_to_what_is_shared(vlm_folder: Path, family: str) -> None:
+    one, two = pictures(family)
+    lead = (Turn("user", (two, "look")), Turn("assistant", ("yes",)))
+    asked = [(*lead, Turn("user", (one, text))) for text in ("a", "and something longer")]
+    asked += [(Turn("user", (one, "look")), *lead[1:], Turn("user", (two, "a"))), question(one, "a")]
+    model = load(vlm_folder)
+    assert model.ask(asked) == [model.ask([conversation])[0] for conversation in asked]
 
 
 def test_replies_are_those_of_generate(vlm_folder: Path, family: str) -> None:

@@ -152,14 +152,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
 
 
-def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str]) -> None:
+def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str] | None) -> None:
     """Check that a stage goes on with the recipe and data it began with; write them down where it begins.
+
+    Args:
+        folder: Of the stage.
+        recipe: What is to be trained.
+        hashes: Content hashes of the data; None leaves it out of the comparison.
 
     Raises:
         UsageError: Something else is trained than was begun here.
     """
     path = folder / "recipe.json"
-    now = {"recipe": recipe.model_dump(mode="json"), "data": dict(hashes)}
+    now: dict[str, object] = {"recipe": recipe.model_dump(mode="json")}
+    now |= {"data": dict(hashes)} if hashes is not None else {}
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -167,6 +173,7 @@ def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str]) -
         part.replace(path)
         return
     then = json.loads(path.read_text(encoding="utf-8"))
+    then = then if hashes is not None else {"recipe": then["recipe"]}
     for key in _flat(now).keys() | _flat(then).keys():
         free = key.split(".")[1] in _FREE or key in ("recipe.runtime.tensorboard", "recipe.runtime.threads")
         if not free and _flat(now).get(key) != _flat(then).get(key):

@@ -13,7 +13,8 @@ from rich.progress import Progress as Bar
 from lens_bench.console import err, facts, note, out
 from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
-from lens_bench.train.config import ChainRecipe, TrainRecipe, load_recipe, override, validated
+from lens_bench.train.config import ChainRecipe, TrainRecipe
+from lens_bench.train.recipe_files import load_recipe, override, validated
 
 _SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
 
@@ -200,7 +201,7 @@ class TrainProgress:
         numbers = ", ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
         if self._bar is not None:
             self._bar.update(self._task, advance=1, numbers=numbers)
-        elif _first() and (self._done % max(1, self._total // 20) == 0 or "eval/giou" in values):
+        elif _first() and numbers and (self._done % max(1, self._total // 20) == 0 or "eval/giou" in values):
             line = f"{self._title}: {self._done} of {self._total}, {numbers}"
             err.print(line, markup=False, highlight=False, soft_wrap=True)
 

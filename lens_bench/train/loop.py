@@ -92,6 +92,7 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
         shutil.rmtree(where.out, ignore_errors=True)
     accelerator.wait_for_everyone()
     if (where.out / FINAL).is_dir():
+        require_same(where.out, recipe, None)
         progress.note(f"{recipe.name} is finished: {where.out / FINAL}")
         return where.out / FINAL
     things = recipe.stage in ("sam", "vision")

@@ -130,14 +130,15 @@ def _flops(recipe: TrainRecipe, lens: LensModel, rows: int, tokens: int) -> floa
     cells = recipe.batch.units * (lens.sam.image_size // 16) ** 2
     vision_passes = 3.0 if "vision" in recipe.optimiser.rates else 1.0
     sam_passes = 3.0 if "sam_image" in recipe.optimiser.rates else 1.0
-    return 2.0 * (passes * language * tokens + vision_passes * vision * patches + sam_passes * sam * cells) + generation
+    once = passes * language * tokens + vision_passes * vision * patches + sam_passes * sam * cells
+    return float(2.0 * once + generation)
 
 
 def _memory(recipe: TrainRecipe, lens: LensModel, tokens: int) -> float:
     """Bytes: trained weights with gradient and two moments, frozen weights, a frozen copy, activations, scores."""
     trained = sum(p.numel() for p in lens.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in lens.parameters() if not p.requires_grad)
-    total: float = 16.0 * trained + (2.0 if recipe.model.dtype == "bfloat16" else 4.0) * frozen
+    total = 16.0 * trained + (2.0 if recipe.model.dtype == "bfloat16" else 4.0) * frozen
     text = lens.qwen.config.text_config
     layers, vocabulary = whole(text, "num_hidden_layers"), whole(text, "vocab_size")
     if recipe.grpo is not None and recipe.grpo.beta and recipe.lora is None:
@@ -148,7 +149,7 @@ def _memory(recipe: TrainRecipe, lens: LensModel, tokens: int) -> float:
         total += micro * lens.width * (layers * size + _KEPT * size / 2)
     else:
         total += micro * lens.width * layers * _KEPT * size / 2
-    return total + 3 * 4.0 * min(micro, recipe.runtime.logits_chunk) * vocabulary
+    return float(total) + 3 * 4.0 * min(micro, recipe.runtime.logits_chunk) * vocabulary
 
 
 def matmul_speed(bf16: bool) -> float:

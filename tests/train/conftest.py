@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lens_bench.data.shapes.make import make
-from lens_bench.train.config import TrainRecipe, merged, validated
+from lens_bench.train.config import TrainRecipe
 from lens_bench.train.loop import Where, train
+from lens_bench.train.recipe_files import merged, validated
 
 TINY = {
     "width": 48,

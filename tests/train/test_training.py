@@ -94,6 +94,8 @@ def test_checkpoints_are_rotated_and_a_finished_stage_is_left_alone(run: Run) ->
     assert names == ["checkpoint-00000003", "checkpoint-00000004"]
     again, seen = run(recipe)
     assert again == result and not seen.steps and "finished" in seen.notes[0]
+    with pytest.raises(UsageError, match=r"optimiser\.steps"):
+        run(tiny_recipe("supervised", {"optimiser": {"steps": 6}}))
 
 
 def test_another_recipe_in_the_same_place_is_refused(run: Run) -> None:

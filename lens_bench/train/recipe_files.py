@@ -1,0 +1,115 @@
+"""Recipes as files: by name or path, based on one another, with overrides.
+
+A recipe is a YAML file under ``recipes/`` or a path of the user's. ``base: NAME`` takes another recipe and overrides
+it. A recipe with ``chain`` trains several one after another, each from the last one's result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from lens_bench.errors import UsageError
+from lens_bench.heads import load_yaml
+from lens_bench.registry import suggest
+from lens_bench.train.config import AnyRecipe, ChainRecipe, TrainRecipe
+
+RECIPES = Path(__file__).parent / "recipes"
+_Kind = TypeVar("_Kind", TrainRecipe, ChainRecipe)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the package."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def load_recipe(
+    reference: str, settings: Sequence[str] = (), overrides: Mapping[str, object] | None = None
+) -> AnyRecipe:
+    """Read a recipe by name or path, with overrides by dotted key, then ``key=value`` settings (values as YAML).
+
+    Raises:
+        UsageError: No such recipe, an unknown key, or a value that does not fit.
+    """
+    fields = _fields(reference)
+    for key, value in (overrides or {}).items():
+        override(fields, key, value)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: expected key=value", "e.g. --set optimiser.steps=100")
+        override(fields, key, _value(text, setting))
+    return validated(fields, reference)
+
+
+def validated(fields: Mapping[str, object], where: str) -> AnyRecipe:
+    """Check a recipe's fields. Raises ``UsageError`` naming the field."""
+    return _validate(ChainRecipe, fields, where) if "chain" in fields else _validate(TrainRecipe, fields, where)
+
+
+def override(fields: dict[str, object], key: str, value: object) -> None:
+    """Set a dotted key in nested fields. Raises ``UsageError`` where the way leads through something else."""
+    *way, last = key.split(".")
+    for name in way:
+        inner = fields.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {name} is not a section")
+        fields = inner
+    fields[last] = value
+
+
+def _value(text: str, setting: str) -> object:
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {setting}: the value is not readable YAML") from None
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            return value
+    return value
+
+
+def _fields(reference: str, seen: tuple[str, ...] = ()) -> dict[str, object]:
+    path = Path(reference) if reference.endswith((".yaml", ".yml")) else RECIPES / f"{reference}.yaml"
+    if not path.is_file():
+        raise UsageError(
+            f"no training recipe {reference!r}",
+            suggest(reference, recipe_names()) or f"recipes: {', '.join(recipe_names())}; or the path of a YAML file",
+        )
+    if reference in seen:
+        raise UsageError(f"recipe {reference} is based on itself")
+    fields = load_yaml(path)
+    base = fields.pop("base", None)
+    if base is None:
+        return fields
+    return merged(_fields(str(base), (*seen, reference)), fields)
+
+
+def merged(base: dict[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """Nested sections merged, everything else replaced; None removes a key."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, dict) and isinstance(inner, dict):
+            out[key] = merged(inner, value)
+        else:
+            out[key] = value
+    return out
+
+
+def _validate(kind: type[_Kind], fields: Mapping[str, object], where: str) -> _Kind:
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "recipe"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UsageError(f"recipe {where}: {place}: {first['msg']}{more}") from None

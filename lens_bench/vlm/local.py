@@ -82,6 +82,10 @@ class LocalVlm:
         """
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint folder {folder}")
+        if (folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{folder} is a LoRA adapter, not a merged checkpoint", "merge it into its base model first"
+            )
         SafetensorsSource(folder_shards(folder))  # a truncated file is named, not half read
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.tiny import tiny_sam
 from lens_bench.masks import area, decode
 from lens_bench.records import Pixels
 from lens_bench.sam2.model import Encoded, Sam2, digest
@@ -146,6 +147,37 @@ def test_checkpoints_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Sam2.load(tmp_path / "text.pt")
+
+
+def test_the_video_models_layout_is_read(folder: Path, tmp_path: Path) -> None:
+    """``facebook/sam2-hiera-*`` hold a ``Sam2VideoModel``: more tensors, and another configuration."""
+    from transformers import Sam2VideoConfig, Sam2VideoModel
+    from transformers.models.sam2_video.configuration_sam2_video import (
+        Sam2VideoMaskDecoderConfig,
+        Sam2VideoPromptEncoderConfig,
+    )
+
+    parts = tiny_sam()
+    memory = {f"memory_{name}": 32 for name in ("attention_hidden_size", "encoder_hidden_size", "fuser_embed_dim")}
+    config = Sam2VideoConfig(
+        vision_config={**parts["vision_config"], "model_type": "sam2_vision_model"},  # type: ignore[dict-item]
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(**parts["prompt_encoder_config"]),  # type: ignore[arg-type]
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(**parts["mask_decoder_config"]),  # type: ignore[arg-type]
+        **memory,
+        memory_encoder_output_channels=16,
+        memory_attention_num_layers=1,
+        mask_downsampler_embed_dim=32,
+        image_size=128,
+    )
+    Sam2VideoModel(config).save_pretrained(tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["model_type"]
+    assert kind == "sam2_video"
+    video, image = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
+    save_file({**video, **{k: v for k, v in image.items() if k in video}}, tmp_path / "model.safetensors")
+    (ours,), (theirs,) = (
+        sam.masks([(sam.encode([picture(64, 96)])[0], PROMPTS[1])]) for sam in (Sam2.load(tmp_path), Sam2.load(folder))
+    )
+    assert ours == theirs
 
 
 def test_the_digest_follows_the_weights(folder: Path, tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def test_checkpoints_that_do_not_fit(vlm_folder: Path, tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(CheckpointError, match="no safetensors"):
         load(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is a LoRA adapter"):
+        load(folder)
+    (folder / "adapter_config.json").unlink()
     config = json.loads((vlm_folder / "config.json").read_text())
     shutil.copy(vlm_folder / "model.safetensors", weights)
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +107,23 @@ def test_through_the_run_loop(take: str, shapes: Path, sam3_folder: Path, tmp_pa
 def test_nothing_above_the_threshold_is_no_mask(shapes: Path, sam3_folder: Path, tmp_path: Path) -> None:
     ran = run("sam3-text", shapes, tmp_path, {"sam": sam3_folder, "threshold": 1.0})
     assert set(ran.statuses) == {"no_mask"} and ran.summary["metrics"]["no_mask_rate"] == 1.0
+
+
+def test_the_released_layout_is_read(
+    concepts: ModuleType, images: list[Pixels], sam3_folder: Path, tmp_path: Path
+) -> None:
+    """``facebook/sam3`` holds the video model: the detector below a prefix, the tracker beside it."""
+    shutil.copytree(sam3_folder, tmp_path, dirs_exist_ok=True)
+    detector = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam3_video", "detector_config": detector}))
+    tensors = {f"detector_model.{k}": v for k, v in load_file(tmp_path / "model.safetensors").items()}
+    tracker = {"tracker_model.a": torch.zeros(1), "tracker_neck.b": torch.zeros(1)}
+    save_file(tensors | tracker, tmp_path / "model.safetensors", {"format": "pt"})
+    found = [
+        sam.find([(sam.encode(images[:1])[0], "a cat")])
+        for sam in (concepts.Sam3.load(folder, "cpu", torch.float32, LOW) for folder in (tmp_path, sam3_folder))
+    ]
+    assert found[0] == found[1] and found[0][0].instances
 
 
 def test_checkpoints_that_do_not_fit(

@@ -1,0 +1,60 @@
+"""Adapters: no effect at first, merged exactly, and the model without them is the model before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lens_bench.errors import UsageError
+from lens_bench.lens.modeling import LensModel
+from lens_bench.train.config import Lora
+from lens_bench.train.lora import disabled, inject, merged
+from lens_bench.train.trainee import read, see
+
+from .test_pack import packed, setting
+
+pytest.importorskip("peft", reason="adapters need peft")
+
+
+def states(model: LensModel) -> torch.Tensor:
+    _, prompter, sights, asked = setting()
+    rows = packed(model, prompter, sights, asked, True)
+    with torch.no_grad():
+        return read(model, rows, see(model, sights))
+
+
+def test_adapters_begin_without_effect_and_are_merged_exactly() -> None:
+    model, *_ = setting()
+    before = states(model)
+    inject(model, Lora(rank=4, alpha=8), seed=0)
+    assert torch.equal(states(model), before)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
+    adapted = states(model)
+    assert (adapted - before).abs().max() > 0.01
+    with disabled(model):
+        assert torch.equal(states(model), before)
+    plain = merged(model)
+    assert not any("lora" in name or "base_layer" in name for name, _ in plain.named_parameters())
+    torch.testing.assert_close(states(plain), adapted, atol=1e-4, rtol=1e-4)
+    # The model itself is left alone.
+    assert torch.equal(states(model), adapted)
+
+
+def test_first_adapters_are_a_function_of_the_seed() -> None:
+    found = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        model, *_ = setting()
+        inject(model, Lora(rank=4), seed)
+        found.append(next(p.detach().clone() for n, p in model.named_parameters() if ".lora_A." in n))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_without_adapters_merging_is_nothing_and_unknown_layers_are_refused() -> None:
+    model, *_ = setting()
+    assert merged(model) is model
+    with pytest.raises(UsageError, match="lora"):
+        inject(model, Lora(targets=("no_such_layer",)), 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.checkpoint import Precision, describe, load, weight_digest
 from lens_bench.lens.config import CONFIG_NAME
 from lens_bench.lens.engine import Answer, Batches, Engine
@@ -98,7 +99,8 @@ class LensSegmenter:
             raise CheckpointError(
                 f"model {self._options.name} has no weights in {own}", "name them: --model-arg checkpoint=FOLDER"
             )
-        return _cached(hub, self._options.name)
+        repository, _, inside = hub.partition(":")
+        return cached_folder(repository, f"the weights of {self._options.name}", "checkpoint") / inside
 
     def _text(self, name: str, default: str = "") -> str:
         value = self._options.args.get(name, default)
@@ -152,19 +154,3 @@ def recipe_facts(model: LensModel) -> dict[str, object]:
     """What of a recipe differs from the default, for the record of a run."""
     plain = Recipe().model_dump()
     return {k: v for k, v in model.config.recipe.model_dump().items() if v != plain[k]}
-
-
-def _cached(hub: str, name: str) -> Path:
-    """A Hub repository in the local cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    repository, _, inside = hub.partition(":")
-    try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"the weights of {name} ({repository}) are not in the local Hub cache",
-            f"fetch them with `hf download {repository}`, or name a folder: --model-arg checkpoint=FOLDER",
-        ) from None
-    return folder / inside if inside else folder

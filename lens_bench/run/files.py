@@ -75,10 +75,17 @@ class RunFiles:
 def find_runs(root: Path) -> list[RunFiles]:
     """Every run directory at or below ``root``, sorted by path; shards, merged or not, are runs of their own.
 
-    Other programs write a ``manifest.json`` too: one without a digest of ours is none.
+    Other programs write a ``manifest.json`` too: one that can be read and names no suite is not ours.
     """
-    found = [path for path in sorted(root.rglob("manifest.json")) if b'"digest"' in path.read_bytes()]
-    return [RunFiles(path.parent) for path in found]
+    return [RunFiles(path.parent) for path in sorted(root.rglob("manifest.json")) if _may_be_ours(path)]
+
+
+def _may_be_ours(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return True  # damaged: to be named by whoever reads it
+    return isinstance(content, dict) and "suite" in content
 
 
 # ---------------------------------------------------------------------------------------------- whole files

@@ -17,7 +17,7 @@ MEMORY_LIMIT = 1_500_000_000
 
 # Runs in a process of its own, whose peak memory is then that of the reader and of nothing else.
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 root = Path(sys.argv[1])
 started = time.process_time()
@@ -37,8 +37,8 @@ else:
     run.run("refcoco", ["val"], "oracle", run.Request(data_root=root, out=root / "out"))
     (summary,) = root.glob("out/refcoco/val/*/summary.json")
     assert json.loads(summary.read_text())["metrics"]["ciou"] == 1.0
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"counts": counts, "seconds": seconds, "peak": peak}))
+from lens_bench.perf.hardware import peak_rss_mb
+print(json.dumps({"counts": counts, "seconds": seconds, "peak": peak_rss_mb() * 2**20}))
 """
 
 

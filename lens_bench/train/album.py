@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from lens_bench import masks
 from lens_bench.lens.images import Patching, Prepared, prepare
 from lens_bench.lens.modeling import LensModel
 from lens_bench.records import Box, GroundTruth, ImageSource
+from lens_bench.train.config import TrainRecipe
 from lens_bench.train.data import Item
 from lens_bench.train.trainee import Sight
 
+# What a stage does with a tower. Features are kept of a frozen one; of an unused one not even the pixels.
+Use: TypeAlias = Literal["unused", "trained", "frozen"]
 _NOTHING = torch.empty(0)
 
 
@@ -47,20 +51,30 @@ def truth_of(annotation: GroundTruth) -> Truth:
     return Truth(wanted, valid, annotation.box or masks.box_of(union))
 
 
+def uses(recipe: TrainRecipe) -> tuple[Use, Use]:
+    """What a stage does with the vision tower and with SAM 2's image encoder."""
+    rates, stage = recipe.optimiser.rates, recipe.stage
+    visual: Use = "unused" if stage == "sam" else "trained" if "vision" in rates else "frozen"
+    masks = stage in ("sam", "grpo") or (stage == "supervised" and recipe.mask.weight > 0)
+    sam: Use = "unused" if not masks else "trained" if "sam_image" in rates else "frozen"
+    return visual, sam
+
+
 class Album:
     """Loads images, one step ahead where asked.
 
     Args:
         lens: The model whose towers see them.
-        visual: Keep visual tokens: the vision tower is frozen.
-        sam: Keep SAM 2's features: its image encoder is frozen.
-        budget: Bytes that may be kept.
+        visual: Use of the vision tower.
+        sam: Use of SAM 2's image encoder.
+        budget: Bytes that may be kept; 0: features are computed with the batch.
     """
 
-    def __init__(self, lens: LensModel, *, visual: bool, sam: bool, budget: float) -> None:
+    def __init__(self, lens: LensModel, *, visual: Use, sam: Use, budget: float) -> None:
         self._lens = lens
-        self._visual = visual and budget > 0
-        self._sam = sam and budget > 0
+        self._visual = visual
+        self._sam = sam
+        self._keeps = budget > 0 and "frozen" in (visual, sam)
         self._left = budget
         temporal = getattr(lens.qwen.config.vision_config, "temporal_patch_size", 2)
         self._patching = Patching(lens.patch, lens.merge, int(temporal))
@@ -88,9 +102,9 @@ class Album:
             return kept
         coming = self._coming.pop(item.image, None)
         prepared = coming.result() if coming is not None else self._prepare(item.sample.image)
-        if not (self._visual or self._sam):
-            return Sight(prepared)
         sight = self._featured(prepared)
+        if not self._keeps:
+            return sight
         size = sum(t.numel() * t.element_size() for t in _tensors(sight))
         if size <= self._left:
             self._left -= size
@@ -103,14 +117,15 @@ class Album:
     @torch.no_grad()
     def _featured(self, prepared: Prepared) -> Sight:
         lens, sight = self._lens, Sight(prepared)
-        if self._visual:
+        if self._visual == "frozen" and self._keeps:
             (tokens,) = lens.see(prepared.patches, [prepared.grid])
-            sight = replace(sight, visual=tokens.clone(), prepared=replace(sight.prepared, patches=_NOTHING))
-        if self._sam:
+            sight = replace(sight, visual=tokens.clone())
+        if self._sam == "frozen" and self._keeps:
             dtype = lens.sam.sam2.no_memory_embedding.dtype
-            features = lens.sam.features(prepared.square[None].to(lens.device, dtype))
-            sight = replace(sight, sam=features, prepared=replace(sight.prepared, square=_NOTHING))
-        return sight
+            sight = replace(sight, sam=lens.sam.features(prepared.square[None].to(lens.device, dtype)))
+        patches = _NOTHING if self._visual == "unused" or sight.visual is not None else prepared.patches
+        square = _NOTHING if self._sam == "unused" or sight.sam is not None else prepared.square
+        return replace(sight, prepared=replace(prepared, patches=patches, square=square))
 
 
 def _tensors(sight: Sight) -> list[Tensor]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
 from lens_bench.errors import RunError, UsageError
-from lens_bench.train.album import Album
+from lens_bench.train.album import Album, uses
 from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
 from lens_bench.train.config import Optimiser, TrainRecipe
 from lens_bench.train.data import Draw, Order, TrainingData, failure_weights, of_rank, open_data, open_items
@@ -175,13 +175,8 @@ class Training:
             weight_decay=settings.weight_decay,
         )
         prepared, self.optimiser = accelerator.prepare(trainee.train(), optimiser)
-        rates = recipe.optimiser.rates
-        album = Album(
-            lens,
-            visual=recipe.stage != "vision" and "vision" not in rates,
-            sam="sam_image" not in rates,
-            budget=recipe.runtime.cache_gb * 2**30,
-        )
+        visual, sam = uses(recipe)
+        album = Album(lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30)
         layout = layout_of(lens, start.prompter)
         self.shop = Workshop(
             recipe, accelerator, lens, prepared, start.tokenizer, start.prompter, layout, album, data, reference

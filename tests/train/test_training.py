@@ -339,3 +339,21 @@ def test_fresh_begins_anew(run: Run, tmp_path: Path, data_root: Path) -> None:
     loop.train(tiny_recipe("supervised", {"seed": 1}), loop.Where(tmp_path / "out", data_root, fresh=True), watcher)
     assert watcher.begun == 0 and len(watcher.steps) == 3
     shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
+def test_a_checkpoint_of_the_full_models_kind(family: str, run: Run, tmp_path: Path) -> None:
+    """Merged patches, images of several sizes, JSON answers, untied ends: what lens-3b recipes start from, but tiny."""
+    from lens_bench.lens.save import Story, save
+    from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
+
+    save(tiny_model(tiny_config("lens-1d", family)), tmp_path / "start", byte_tokenizer(), Story("start"))
+    start = {"fresh": None, "checkpoint": str(tmp_path / "start"), "prompt": {"max_new_tokens": 8}}
+    answer = {"text": "{box}", "box": '[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}]}}]', "step": 1}
+    rates = {**RATES["grpo"], "vision": 1e-3}
+    over = {"model": start, "answer": answer, "optimiser": {"rates": rates, "steps": 2}, "mask": {"size": "original"}}
+    _, seen = run(tiny_recipe("supervised", over), "sft")
+    assert "positions" in " ".join(seen.notes)
+    result, seen = run(tiny_recipe("grpo", {**over, "grpo": {"max_completion_length": 8}}), "grpo")
+    assert seen.steps[0]["kl"] == 0.0 and seen.steps[0]["sampler_difference"] < 1e-4
+    assert load(result).model.config.family == family

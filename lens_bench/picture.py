@@ -6,6 +6,7 @@ The way is the same as in a run (registry, adapter, ``Segmenter``), so the answe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +19,7 @@ from lens_bench.data.images import ImageFile
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import ImageTask, LoadReport, Pixels, Prediction, Query
 from lens_bench.registry import find_model
-from lens_bench.run.answer import BatchSize, answer
+from lens_bench.run.answer import BatchSize, adapter_code, answer
 from lens_bench.run.plan import Request, make_model
 
 # Red and green on most pictures; the mask is mixed in by this share.
@@ -57,11 +58,11 @@ class OpenModel:
         request = Request(args=args or {}, device=device, dtype=dtype, engine=engine, seed=seed)
         self.card = card
         self.options, self._segmenter = make_model(card, request)
-        try:
-            self.report: LoadReport = self._segmenter.load()
-        except BaseException:
-            self._segmenter.close()
-            raise
+        with ExitStack() as failing:
+            failing.callback(self._segmenter.close)
+            with adapter_code(card.name, "loading"):
+                self.report: LoadReport = self._segmenter.load()
+            failing.pop_all()
 
     def ask(self, picture: Pixels | Path | str, expressions: Sequence[str]) -> list[Prediction]:
         """Answer expressions about one picture, in order; ``sample_id`` is the number of the expression.

@@ -104,6 +104,19 @@ def test_report(cli: Any, tiny: Any, runs: dict[str, Path], tmp_path: Path) -> N
     assert (runs["full"] / "report.html").exists()
 
 
+def test_curves_of_a_training(cli: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "nano-stage2"
+    folder.mkdir()
+    lines = [{"step": n, "loss": 1 / (n + 1), "reward/total": n / 10, "kl": 0.01 * n} for n in range(10)]
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = cli("report", folder, "--plots", tmp_path / "plots")
+    assert drawn.returncode == 0, drawn.stderr
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"training.svg", "training.png"}
+    refused = cli("report", folder)
+    assert refused.returncode == 2
+    assert "--plots DIR" in refused.stderr
+
+
 def test_view_serves_reports_on_loopback(cli: Any, tiny: Any, runs: dict[str, Path]) -> None:
     assert cli("report", runs["full"], "--data-root", tiny.data_root, "--suite", tiny.card_path).returncode == 0
     command = [sys.executable, "-u", "-m", "lens_bench.cli", "view", str(runs["out"]), "--port", "0"]

@@ -75,7 +75,12 @@ def leaderboard(
 
 @command
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or two to see the second against it.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="One run, or two to see the second against it; with --plots also trainings."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The page, or a folder for several; default: in the run.")
     ] = None,

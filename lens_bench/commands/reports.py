@@ -113,13 +113,17 @@ def report(
     suite: str | None,
     pictures: int,
 ) -> None:
-    """Write the pages of one run or of two against each other; or figures of any number of runs."""
+    """Write the pages of one run or of two against each other; or figures of any number of runs and trainings."""
     from lens_bench.report.page.build import PageOptions
     from lens_bench.report.page.build import report as write_pages
 
-    if plots is not None:
+    logs = {path: log for path in runs if (log := _training_log(path)) is not None}
+    runs = [path for path in runs if path not in logs]
+    if logs:
+        _draw_training(list(logs.values()), plots)
+    if plots is not None and runs:
         _draw(runs, plots, data_root, suite)
-    if len(runs) > 2 and plots is not None:
+    if not runs or (len(runs) > 2 and plots is not None):
         return
     with waiting("writing the page"):
         pages = write_pages(runs, output, PageOptions(data_root=data_root, suite=suite, pictures=pictures))
@@ -127,6 +131,23 @@ def report(
         for text in page.notes:
             note(text)
         out.print(Text(str(page.path)), soft_wrap=True)
+
+
+def _training_log(path: Path) -> Path | None:
+    """The log that a training run's folder holds, or that a path names; None for anything else."""
+    log = path if path.is_file() and path.suffix == ".jsonl" else path / "train_log.jsonl"
+    return log if log.is_file() else None
+
+
+def _draw_training(logs: Sequence[Path], folder: Path | None) -> None:
+    from lens_bench.report.plots import draw_training
+
+    if folder is None:
+        raise UsageError(f"{logs[0].parent} is a training run: it has curves and no page", "--plots DIR draws them")
+    for log in logs:
+        name = "training" if len(logs) == 1 else f"training-{log.parent.name}"
+        for path in draw_training(log, folder, name):
+            out.print(Text(str(path)), soft_wrap=True)
 
 
 def _draw(runs: Sequence[Path], folder: Path, data_root: Path, suite: str | None) -> None:

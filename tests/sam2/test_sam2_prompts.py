@@ -177,7 +177,9 @@ def test_the_video_models_layout_is_read(folder: Path, tmp_path: Path) -> None:
     (ours,), (theirs,) = (
         sam.masks([(sam.encode([picture(64, 96)])[0], PROMPTS[1])]) for sam in (Sam2.load(tmp_path), Sam2.load(folder))
     )
-    assert ours == theirs
+    # Two loads of one model: sums of floats may differ in the last digits with where memory lies.
+    assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+    assert (decode(ours.mask) ^ decode(theirs.mask)).mean() <= 1e-3
 
 
 def test_the_digest_follows_the_weights(folder: Path, tmp_path: Path) -> None:

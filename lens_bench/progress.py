@@ -1,4 +1,4 @@
-"""Progress that people watch: a bar on a terminal, lines elsewhere. Both fit ``run.evaluate.Progress``."""
+"""Progress that people watch: a bar on a terminal, lines elsewhere. Both fit ``run.watch.Progress``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN_EVERY_S = 10.0
 
 
 class BarProgress:
-    """A bar with rate and time left, for a terminal. Fits ``run.evaluate.Progress`` and counting callbacks."""
+    """A bar with rate and time left, for a terminal. Fits ``run.watch.Progress`` and counting callbacks."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -32,13 +32,14 @@ class BarProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[workers]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("eta", style="dim"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[errors]}", style="red", markup=False),
             console=err,
         )
-        self._task = self._bar.add_task(title, total=total, completed=done, rate="", errors="")
+        self._task = self._bar.add_task(title, total=total, completed=done, rate="", workers="", errors="")
         self._bar.start()
 
     def advance(self, answered: int, errors: int) -> None:
@@ -50,6 +51,11 @@ class BarProgress:
         rate = self._answered / max(time.monotonic() - self._start, 1e-9)
         failed = f"{self._errors} failed" if self._errors else ""
         self._bar.update(self._task, advance=answered, rate=f"{rate:,.1f}/s", errors=failed)
+
+    def workers(self, ready: int, wanted: int) -> None:
+        """Show how many workers there are."""
+        if self._bar is not None:
+            self._bar.update(self._task, workers=f"{ready}/{wanted} workers")
 
     def note(self, message: str) -> None:
         """Print a line above the bar."""
@@ -66,7 +72,7 @@ class PlainProgress:
     """Lines now and then, for a log file."""
 
     def __init__(self) -> None:
-        self._title = ""
+        self._title = self._workers = ""
         self._total = self._done = self._answered = self._errors = 0
         self._start = self._last = 0.0
 
@@ -85,6 +91,10 @@ class PlainProgress:
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self._print()
 
+    def workers(self, ready: int, wanted: int) -> None:
+        """Say it with the next line."""
+        self._workers = f", {ready}/{wanted} workers"
+
     def note(self, message: str) -> None:
         """Print a line."""
         note(message)
@@ -99,7 +109,7 @@ class PlainProgress:
         rate = self._answered / max(self._last - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         failed = f", {self._errors} failed" if self._errors else ""
-        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{failed}"
+        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{self._workers}{failed}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

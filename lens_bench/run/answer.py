@@ -33,6 +33,12 @@ class BatchSize:
     queries: int | None = None
     halvings: int = 0
 
+    @property
+    def reason(self) -> str:
+        """What to say of a size that memory has shrunk."""
+        limit = f"{self.queries} expressions" if self.queries else f"{self.images} images"
+        return f"out of memory: at most {limit} per call from here on"
+
     def shrink(self, tasks: Sequence[ImageTask]) -> None:
         """Remember that a call of this size was too large."""
         self.halvings += 1

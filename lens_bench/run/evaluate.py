@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from typing import Protocol
 
-from lens_bench.errors import DataError, LensBenchError, RunError
+from lens_bench.errors import DataError, RunError
 from lens_bench.perf.speed import Speed
 from lens_bench.records import LoadReport, Prediction
-from lens_bench.run.answer import BatchSize, adapter_code, answer, failed
-from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import check_same, read_manifest
 from lens_bench.run.plan import Plan
 from lens_bench.run.scorer import BackgroundScorer
+from lens_bench.run.session import InProcess, Session
 from lens_bench.run.summary import build_summary, earlier_speed
+from lens_bench.run.watch import Progress, Quiet
 from lens_bench.scoring.protocols import get_protocol
-from lens_bench.segmenter import RunsElsewhere, Segmenter, SupportsExpect
-
-
-class Progress(Protocol):
-    """What the loop tells whoever watches. The command line draws a bar or prints lines."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """A split begins: ``done`` of ``total`` expressions were answered in an earlier session."""
-        ...
-
-    def advance(self, answered: int, errors: int) -> None:
-        """More expressions were answered, ``errors`` of them with an error."""
-        ...
-
-    def note(self, message: str) -> None:
-        """Something worth a line."""
-        ...
-
-    def stop(self) -> None:
-        """The split ends, however."""
-        ...
-
-
-class Quiet:
-    """Progress that nobody watches."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """Do nothing."""
-
-    def advance(self, answered: int, errors: int) -> None:
-        """Do nothing."""
-
-    def note(self, message: str) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
+from lens_bench.segmenter import Segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,54 +29,23 @@ class Outcome:
     answered: int
 
 
-class Session:
-    """One model for all splits of a command: told what to expect, loaded when first needed, closed at the end."""
+def run_splits(
+    plans: Sequence[Plan], segmenter: Segmenter, progress: Progress | None = None, session: Session | None = None
+) -> Iterator[Outcome]:
+    """Run several splits with one model; yields each outcome as it is there. See ``run_split``.
 
-    def __init__(self, segmenter: Segmenter, plans: Sequence[Plan]) -> None:
-        self.segmenter = segmenter
-        self._plans = plans
-        self._report: LoadReport | None = None
-        self._expected = False
-        self.load_s = 0.0
-
-    def expect(self) -> None:
-        """Tell the model everything that it will be asked, if it wants to know. Idempotent."""
-        if isinstance(self.segmenter, SupportsExpect) and not self._expected:
-            with adapter_code(self._plans[0].card.name, "preparing"):
-                self.segmenter.expect([task for plan in self._plans for task in plan.whole_split()])
-        self._expected = True
-
-    def load(self) -> LoadReport:
-        """Load the model, once."""
-        if self._report is None:
-            self.expect()
-            start = time.perf_counter()
-            with adapter_code(self._plans[0].card.name, "loading"):
-                report = self.segmenter.load()
-            if not isinstance(report, LoadReport):
-                raise RunError(f"load() of model {self._plans[0].card.name} did not return a LoadReport")
-            self._report = report
-            self.load_s = time.perf_counter() - start
-        return self._report
-
-
-def run_splits(plans: Sequence[Plan], segmenter: Segmenter, progress: Progress | None = None) -> Iterator[Outcome]:
-    """Run several splits with one model; yields each outcome as it is there. See ``run_split``."""
-    session = Session(segmenter, plans)
+    Args:
+        plans: One for each split.
+        segmenter: Constructed, not loaded.
+        progress: Who watches.
+        session: Where the model answers; by default in this process.
+    """
+    chosen = session or InProcess(segmenter, plans)
     try:
         for plan in plans:
-            yield run_split(plan, session, progress or Quiet())
+            yield run_split(plan, chosen, progress or Quiet())
     finally:
-        close(segmenter, plans[0].card.name, progress or Quiet())
-
-
-def close(segmenter: Segmenter, model: str, progress: Progress) -> None:
-    """Free the model. What goes wrong there changes no result, so it is a note."""
-    try:
-        with adapter_code(model, "closing"):
-            segmenter.close()
-    except LensBenchError as error:
-        progress.note(error.message)
+        chosen.close(progress or Quiet())
 
 
 def run_split(plan: Plan, session: Session, progress: Progress) -> Outcome:
@@ -181,23 +111,19 @@ def _answer_rest(
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
-    if isinstance(session.segmenter, RunsElsewhere):
-        session.segmenter.log_to(plan.files.log)
-    report = session.load()
+    report = session.load(plan, progress)
     _record_session(plan, report, len(done))
     for note in report.notes:
         progress.note(note)
     speed.load_s = session.load_s
     with Journal(plan.files.predictions) as journal, speed.loop():
         budget = _ErrorBudget(plan, scorer.errors)
-        for predictions in _answers(plan, session.segmenter, work, speed, progress):
+        for predictions in session.answers(plan, work, speed, progress):
             journal.append(predictions)
             for prediction in predictions:
                 scorer.put(prediction)
             speed.answers(predictions)
             progress.advance(len(predictions), budget.spend(predictions))
-    if isinstance(session.segmenter, RunsElsewhere) and session.segmenter.restarts:
-        speed.reasons.append(f"the model's process was started again {session.segmenter.restarts} times")
 
 
 def _record_session(plan: Plan, report: LoadReport, done: int) -> None:
@@ -206,34 +132,6 @@ def _record_session(plan: Plan, report: LoadReport, done: int) -> None:
     session = {"started": plan.manifest.created, "done_before": done, "environment": dict(plan.manifest.environment)}
     sessions = (*stored.sessions, session) if done else (session,)
     replace(stored, load_report=asdict(report), sessions=sessions).write(plan.files)
-
-
-def _answers(
-    plan: Plan,
-    segmenter: Segmenter,
-    work: Sequence[Work],
-    speed: Speed,
-    progress: Progress,
-) -> Iterator[list[Prediction]]:
-    """Predictions batch by batch; images that cannot be read become errors without the model being asked."""
-    size = BatchSize(min(plan.batch_size, len(work)))
-    decoded = decode_ahead(work, ahead=2 * size.images, read=plan.card.reads_images)
-    while batch := list(islice(decoded, size.images)):
-        broken = [p for item in batch if item.error for p in failed(item.task, item.error)]
-        if broken:
-            yield broken
-        tasks = [item.task for item in batch if item.error is None]
-        if not tasks:
-            continue
-        before = size.halvings
-        with speed.call(len(tasks), sum(len(t.queries) for t in tasks)):
-            predictions = answer(segmenter, tasks, size)
-        if size.halvings > before:
-            limit = f"{size.queries} expressions" if size.queries else f"{size.images} images"
-            reason = f"out of memory: at most {limit} per call from here on"
-            speed.reasons.append(reason)
-            progress.note(reason)
-        yield predictions
 
 
 class _ErrorBudget:

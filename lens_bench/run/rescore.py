@@ -8,13 +8,13 @@ from lens_bench.data.split import open_split
 from lens_bench.errors import DataError
 from lens_bench.records import Sample
 from lens_bench.registry import find_suite
-from lens_bench.run.evaluate import Progress, Quiet
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
 from lens_bench.run.journal import Lock, read, repair
 from lens_bench.run.manifest import Manifest, read_manifest
 from lens_bench.run.plan import select_samples
 from lens_bench.run.scorer import BackgroundScorer
 from lens_bench.run.summary import build_summary, earlier_speed
+from lens_bench.run.watch import Progress, Quiet
 from lens_bench.scoring.protocols import Protocol
 
 

@@ -228,6 +228,22 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a stage of a model has to do at the least, from its shapes alone.
+
+    Attributes:
+        flops: Floating-point operations of its matrix products and convolutions, two for a multiply-add.
+        moved: Bytes that have to pass the device's memory: weights once for every pass over them, keys and values.
+    """
+
+    flops: float = 0.0
+    moved: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.moved + other.moved)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """What loading a model found. A missing or unexpected tensor is an error at load time, so none is listed here.
 

@@ -1,8 +1,9 @@
 """All that a model has to be.
 
 An adapter is a class that is constructed with ``ModelOptions`` and has the three methods of ``Segmenter``. It need not
-inherit from anything. A few optional methods are looked for by name: see ``SupportsDigest``,
-``SupportsExpect`` and ``RunsElsewhere``.
+inherit from anything. A few optional methods are looked for by name: see ``SupportsDigest``, ``SupportsExpect`` and
+``RunsElsewhere``, and for `lens-bench profile` ``SupportsRandomWeights``, ``SupportsForcedLength`` and
+``SupportsCosts``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lens_bench.records import ImageTask, LoadReport, Prediction
+from lens_bench.records import Cost, ImageTask, LoadReport, Prediction
 
 
 @runtime_checkable
@@ -75,4 +76,44 @@ class SupportsExpect(Protocol):
 
     def expect(self, tasks: Sequence[ImageTask]) -> None:
         """All tasks of the split, without pixels, whatever is already journalled. Called once, before ``load``."""
+        ...
+
+
+@runtime_checkable
+class SupportsRandomWeights(Protocol):
+    """A segmenter that can be built at its full size without a checkpoint, to measure its speed."""
+
+    def load_random(self, seed: int) -> LoadReport:
+        """Instead of ``load``: the architecture that the card or the arguments say, with weights drawn from the seed.
+
+        Raises:
+            UsageError: Neither says what to build.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsForcedLength(Protocol):
+    """A segmenter whose answers can be made to have a given length, so that models are compared on equal work."""
+
+    def force_length(self, tokens: int) -> None:
+        """Write exactly so many tokens for every expression, and one mask whatever they say. Called before loading.
+
+        Raises:
+            UsageError: The arguments leave nothing to be written, or an engine cannot be forced.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsCosts(Protocol):
+    """A segmenter that can say what work an answered call was."""
+
+    def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:
+        """The work of a call by stage, named as in ``Prediction.stages_ms``; stages without matrix products are absent.
+
+        Args:
+            tasks: What was asked in one call.
+            predictions: What ``segment`` answered, with token counts.
+        """
         ...

@@ -8,8 +8,11 @@ from __future__ import annotations
 from lens_bench.lens.config import QWEN_ENDS, QWEN_PADDING, HeadConfig, Json, LensConfig, Positions, sam_preset
 from lens_bench.lens.recipe import Recipe
 
+# <|image_pad|> of Qwen2-VL and Qwen2.5-VL.
+QWEN_IMAGE = 151655
+
 _QWEN_TOKENS: Json = {
-    "image_token_id": 151655,
+    "image_token_id": QWEN_IMAGE,
     "video_token_id": 151656,
     "vision_start_token_id": 151652,
     "vision_end_token_id": 151653,
@@ -75,6 +78,12 @@ def lens_2b(positions: Positions = "lens-1d", recipe: Recipe | None = None) -> L
         positions=positions,
         recipe=recipe or Recipe(coordinates="thousandths"),
     )
+
+
+def named_size(name: str) -> LensConfig | None:
+    """The size that a released model's name stands for (``lens-3b``, ``lens-3b-reasonseg``, ``lens-2b``), or None."""
+    sizes = {"lens-3b": lens_3b, "lens-2b": lens_2b}
+    return next((make() for size, make in sizes.items() if name == size or name.startswith(f"{size}-")), None)
 
 
 def lens_nano(vocabulary: int, image_token: int, end: int, padding: int, recipe: Recipe) -> LensConfig:

@@ -79,6 +79,7 @@ class ModelCard(_Card):
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
     dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")
     engines: tuple[Name, ...] = ()
+    gpus_per_worker: float = Field(default=1.0, gt=0, description="What one of several workers takes on a GPU machine.")
     python: str | None = Field(default=None, description="Interpreter of a foreign environment (see run/foreign.py).")
     for_tests: bool = Field(default=False, description="Misbehaves on purpose; left out of `list` unless asked for.")
     published: tuple[Published, ...] = ()

@@ -39,7 +39,15 @@ class Debug:
 debug = Debug()
 
 # Which extra brings a package that not everybody needs.
-EXTRAS = {"accelerate": "train", "peft": "train", "sentencepiece": "llava", "bitsandbytes": "quant", "vllm": "vllm"}
+EXTRAS = {
+    "accelerate": "train",
+    "peft": "train",
+    "sentencepiece": "llava",
+    "bitsandbytes": "quant",
+    "vllm": "vllm",
+    "ray": "ray",
+    "grpc": "ray",
+}
 
 # What is left after Ctrl-C, where it is not nothing.
 KEPT = {

@@ -29,6 +29,15 @@ def run(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="N processes with the model each, or auto: as many as there is room for.")
+    ] = None,
+    engine_address: Annotated[
+        str | None, typer.Option(help="Ray cluster for the workers: auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs for each worker: a fraction, or a whole number. Default: the card's.")
+    ] = None,
     out: Out = Path("results/runs"),
     shard: Annotated[str | None, typer.Option(help="i/n: only the i-th of n parts; see `lens-bench merge`.")] = None,
     max_errors: Annotated[
@@ -48,7 +57,9 @@ def run(
     from lens_bench.commands import run as work
     from lens_bench.commands.data import data_root as root_of
     from lens_bench.run.options import arguments, batch, error_limit, shard_number
+    from lens_bench.run.workers.options import read_workers
 
+    crew = read_workers(workers, engine_address, gpus_per_worker)
     request = work.Request(
         args=arguments(model_arg or []),
         data_root=root_of(data_root),
@@ -67,7 +78,7 @@ def run(
         allow_partial=allow_partial,
         timeout=timeout,
     )
-    work.run(suite, names(split), model, request, dry_run=dry_run, as_json=as_json)
+    work.run(suite, names(split), model, request, crew, dry_run=dry_run, as_json=as_json)
 
 
 @command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -24,7 +24,10 @@ from lens_bench.run.merge import find_shards
 from lens_bench.run.merge import merge as merge_shards
 from lens_bench.run.plan import Plan, Request, make_model, make_plan
 from lens_bench.run.rescore import rescore as rescore_run
+from lens_bench.run.session import Session
+from lens_bench.run.workers.options import Workers
 from lens_bench.scoring.protocols import get_protocol
+from lens_bench.segmenter import Segmenter
 
 __all__ = ["Request", "merge", "rescore", "run"]
 
@@ -34,11 +37,12 @@ def run(
     splits: Sequence[str],
     model: str,
     request: Request,
+    workers: Workers | None = None,
     *,
     dry_run: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Run a model over the named splits of a suite, or over its default ones."""
+    """Run a model over the named splits of a suite, or over its default ones; in this process, or in workers."""
     suite, card = find_suite(suite_name), find_model(model)
     names = list(splits) or list(suite.default_splits)
     for name in names:
@@ -52,7 +56,7 @@ def run(
     finished: list[Outcome] = []
     try:
         with prints_to_stderr():
-            for outcome in _outcomes(suite, names, card, request):
+            for outcome in _outcomes(suite, names, card, request, workers):
                 finished.append(outcome)
                 if not outcome.answered:
                     note(f"{outcome.files.root}: every expression was answered before; scored again")
@@ -62,13 +66,25 @@ def run(
         note(f"{card.name} sees the ground truth: its figures are bounds, not results")
 
 
-def _outcomes(suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request) -> Iterator[Outcome]:
+def _outcomes(
+    suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, workers: Workers | None
+) -> Iterator[Outcome]:
+    make_crew = _crew_maker() if workers else None
     options, segmenter = make_model(card, request)
     with ExitStack() as failing:
         failing.callback(segmenter.close)
         plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
-        failing.pop_all()  # from here on the loop closes it
-    yield from run_splits(plans, segmenter, make_progress())
+        session = make_crew(plans, segmenter, workers) if make_crew and workers else None
+        if session is None:
+            failing.pop_all()  # from here on the loop closes it
+    yield from run_splits(plans, segmenter, make_progress(), session)
+
+
+def _crew_maker() -> Callable[[Sequence[Plan], Segmenter, Workers], Session]:
+    """Imports Ray, before anything takes long."""
+    from lens_bench.run.workers.start import make_crew
+
+    return make_crew
 
 
 def rescore(

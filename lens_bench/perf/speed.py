@@ -2,7 +2,7 @@
 
 Latency is what somebody who asks waits for: the duration of the call that an expression was part of. Throughput is
 expressions by the wall clock of the whole loop, reading, decoding and scoring included, loading the model excluded. The
-first call is kept apart (compilation, caches, allocation).
+first call, of each worker where there are several, is kept apart (compilation, caches, allocation).
 """
 
 from __future__ import annotations
@@ -16,28 +16,34 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lens_bench.perf.crew import WorkerMemory, crew_figures, steady_calls
 from lens_bench.perf.hardware import fingerprint, peak_rss_mb
 from lens_bench.records import Prediction
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a segmenter."""
+    """One call of a segmenter, by which worker, where there are several."""
 
     seconds: float
     images: int
     expressions: int
+    worker: int = 0
 
 
 @dataclass(slots=True)
 class Speed:
-    """Collects the calls of one session. ``reasons`` say why its figures compare with no other run's."""
+    """Collects the calls of one session. ``reasons`` say why its figures compare with no other run's.
+
+    ``workers`` is empty where this process is the only one.
+    """
 
     device: str
     calls: list[Call] = field(default_factory=list)
     load_s: float = 0.0
     wall_s: float = 0.0
     reasons: list[str] = field(default_factory=list)
+    workers: dict[int, WorkerMemory] = field(default_factory=dict)
     _stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _tokens: list[int] = field(default_factory=list)
     _answered: int = 0
@@ -71,7 +77,7 @@ class Speed:
         """The ``perf`` block of ``summary.json``; figures that do not apply are null."""
         expressions = sum(c.expressions for c in self.calls)
         images = sum(c.images for c in self.calls)
-        steady = self.calls[1:] or self.calls
+        steady = steady_calls(self.calls)
         waits = np.repeat([c.seconds * 1e3 for c in steady], [c.expressions for c in steady])
         quantiles = np.percentile(waits, [50, 90, 99]) if waits.size else None
         return {
@@ -97,11 +103,11 @@ class Speed:
             "stages_ms": {k: round(v / self._answered, 3) for k, v in sorted(self._stages.items())},
             "completion_tokens": round(float(np.mean(self._tokens)), 2) if self._tokens else None,
             "peak_rss_mb": peak_rss_mb(),
-            "peak_device_mb": _peak_device_mb(self.device),
-        }
+            "peak_device_mb": peak_device_mb(self.device),
+        } | crew_figures(self.workers, self.calls)
 
 
-def _peak_device_mb(device: str) -> float | None:
+def peak_device_mb(device: str) -> float | None:
     """Peak memory that torch allocated on the device, in MiB; None on CPU or where torch was never imported."""
     torch = sys.modules.get("torch")
     if torch is None or not device.startswith("cuda"):

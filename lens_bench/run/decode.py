@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lens_bench.errors import DataError
-from lens_bench.records import ImageTask, Sample
+from lens_bench.records import ImageSource, ImageTask, Sample
 
 _THREADS = 2
 
@@ -21,7 +21,6 @@ class Decoded:
     """A task with its pixels, or with the reason why there are none."""
 
     task: ImageTask
-    samples: tuple[Sample, ...]
     error: DataError | None = None
 
 
@@ -34,14 +33,14 @@ def decode_ahead(work: Iterable[Work], ahead: int, *, read: bool) -> Iterator[De
         read: Whether the model reads images; without, nothing is opened.
     """
     if not read:
-        yield from (Decoded(task, samples) for task, samples in work)
+        yield from (Decoded(task) for task, _ in work)
         return
     waiting: deque[Future[Decoded]] = deque()
     source = iter(work)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="decode") as pool:
         try:
-            for item in source:
-                waiting.append(pool.submit(_decode, *item))
+            for task, samples in source:
+                waiting.append(pool.submit(decode, task, samples[0].image))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -51,14 +50,14 @@ def decode_ahead(work: Iterable[Work], ahead: int, *, read: bool) -> Iterator[De
                 future.cancel()
 
 
-def _decode(task: ImageTask, samples: tuple[Sample, ...]) -> Decoded:
-    source = samples[0].image
+def decode(task: ImageTask, source: ImageSource) -> Decoded:
+    """Read the image of a task. One that cannot be read, or has another size than its annotation, is an error."""
     try:
         pixels = source.read()
     except DataError as error:
-        return Decoded(task, samples, error)
+        return Decoded(task, error)
     if pixels.shape[:2] != task.size:
         height, width = pixels.shape[:2]
         message = f"{source.name} is {width}x{height}, its annotation {task.size[1]}x{task.size[0]}"
-        return Decoded(task, samples, DataError(message))
-    return Decoded(replace(task, pixels=pixels), samples)
+        return Decoded(task, DataError(message))
+    return Decoded(replace(task, pixels=pixels))

@@ -111,7 +111,7 @@ def _answer_rest(
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
-    report = session.load(plan, progress)
+    report = session.load(plan, len(work), progress)
     _record_session(plan, report, len(done))
     for note in report.notes:
         progress.note(note)

@@ -153,7 +153,6 @@ def check_same(stored: Manifest, wanted: Manifest, files: RunFiles) -> None:
 
 def _comparable(manifest: Manifest) -> JsonObject:
     settings = asdict(manifest.settings)
-    packages = cast("Mapping[str, object]", manifest.environment.get("packages") or {})
     return {
         "suite": manifest.suite,
         "split": manifest.split,
@@ -165,8 +164,15 @@ def _comparable(manifest: Manifest) -> JsonObject:
         "shard": manifest.shard,
         "n_samples": manifest.n_samples,
         "device": manifest.device,
-        **{f"environment.packages.{name}": packages.get(name) for name in _ARITHMETIC},
-        "environment.model_packages": manifest.environment.get("model_packages"),
+        **{f"environment.{name}": value for name, value in arithmetic(manifest.environment).items()},
+    }
+
+
+def arithmetic(environment: Mapping[str, object]) -> JsonObject:
+    """The part of an environment that may change a prediction."""
+    packages = cast("Mapping[str, object]", environment.get("packages") or {})
+    return {f"packages.{name}": packages.get(name) for name in _ARITHMETIC} | {
+        "model_packages": environment.get("model_packages")
     }
 
 

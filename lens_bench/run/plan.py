@@ -134,7 +134,7 @@ def make_plan(
         suite_hash=opened.content_hash,
         model=card.name,
         model_card=describe_card(card),
-        weight_digest=segmenter.weight_digest() if isinstance(segmenter, SupportsDigest) else source_digest(card),
+        weight_digest=weights_of(segmenter, card),
         settings=settings,
         seed=request.seed,
         protocol=protocol.name,
@@ -173,6 +173,11 @@ def model_options(card: ModelCard, request: Request) -> ModelOptions:
         engine=engine,
         seed=request.seed,
     )
+
+
+def weights_of(segmenter: Segmenter, card: ModelCard) -> str:
+    """Digest (hex) of a model's weights, or of its source where it does not digest them."""
+    return segmenter.weight_digest() if isinstance(segmenter, SupportsDigest) else source_digest(card)
 
 
 def source_digest(card: ModelCard) -> str:

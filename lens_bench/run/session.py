@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lens_bench.errors import LensBenchError, RunError
 from lens_bench.perf.speed import Speed
-from lens_bench.records import LoadReport, Prediction
+from lens_bench.records import ImageTask, LoadReport, Prediction
 from lens_bench.run.answer import BatchSize, adapter_code, answer, failed
 from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.plan import Plan
@@ -26,8 +26,8 @@ class Session(Protocol):
 
     load_s: float
 
-    def load(self, plan: Plan, progress: Progress) -> LoadReport:
-        """Load the model before the plan's split, if an earlier split did not.
+    def load(self, plan: Plan, images: int, progress: Progress) -> LoadReport:
+        """Load the model for so many images of the plan's split, if an earlier split did not.
 
         Raises:
             CheckpointError: Raised by the model.
@@ -56,13 +56,15 @@ class InProcess:
         self._report: LoadReport | None = None
         self.load_s = 0.0
 
-    def load(self, plan: Plan, progress: Progress) -> LoadReport:
+    def load(self, plan: Plan, images: int, progress: Progress) -> LoadReport:
         """Load the model, once."""
         if isinstance(self._segmenter, RunsElsewhere):
             self._segmenter.log_to(plan.files.log)
         if self._report is None:
             model = plan.card.name
-            prepare(self._segmenter, self._plans)
+            if isinstance(self._segmenter, SupportsExpect):
+                with adapter_code(model, "preparing"):
+                    self._segmenter.expect(everything(self._plans))
             start = time.perf_counter()
             self._report = load_model(self._segmenter, model)
             self.load_s = time.perf_counter() - start
@@ -98,11 +100,9 @@ class InProcess:
             progress.note(error.message)
 
 
-def prepare(segmenter: Segmenter, plans: Sequence[Plan]) -> None:
-    """Tell the model everything that it will be asked, if it wants to know."""
-    if isinstance(segmenter, SupportsExpect):
-        with adapter_code(plans[0].card.name, "preparing"):
-            segmenter.expect([task for plan in plans for task in plan.whole_split()])
+def everything(plans: Sequence[Plan]) -> list[ImageTask]:
+    """All tasks of all splits, for a model that wants to know beforehand what it will be asked."""
+    return [task for plan in plans for task in plan.whole_split()]
 
 
 def load_model(segmenter: Segmenter, model: str) -> LoadReport:

@@ -11,11 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 GROWTH = 64
+# Keys and values of one layer, [B, H, columns, d] each.
+Buffers: TypeAlias = tuple[Tensor, Tensor]
+
+
+class Cache(Protocol):
+    """What transformers' attention layers ask of a cache."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Store the new columns of one layer, [B, H, Q, d] each, and return all columns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +66,13 @@ class KeyValues:
         return KeyValues(layers, torch.zeros(rows, 0, dtype=torch.bool, device=device))
 
     @staticmethod
-    def of_prefixes(prefixes: Sequence[Prefix], reserve: int) -> KeyValues:
+    def of_prefixes(prefixes: Sequence[Prefix], reserve: int, room: Sequence[Buffers] | None = None) -> KeyValues:
         """Rows that begin with the given prefixes, shorter ones with a gap behind.
 
         Args:
             prefixes: One per row; the same object may stand in several rows.
             reserve: Columns to make room for, so that nothing is copied again soon.
+            room: Per layer, zeros of the rows to write into, with at least as many columns; by default new ones.
         """
         length = max(p.length for p in prefixes)
         first = prefixes[0].keys[0]
@@ -68,13 +80,20 @@ class KeyValues:
         for row, prefix in enumerate(prefixes):
             real[row, : prefix.length] = True
         out = KeyValues(len(prefixes[0].keys), real)
+        shape = (len(prefixes), first.shape[0], length + reserve, first.shape[2])
         for layer in range(len(out._keys)):
-            shape = (len(prefixes), first.shape[0], length + reserve, first.shape[2])
-            keys, values = first.new_zeros(shape), first.new_zeros(shape)
+            keys, values = (first.new_zeros(shape), first.new_zeros(shape)) if room is None else room[layer]
             for row, prefix in enumerate(prefixes):
                 keys[row, :, : prefix.length] = prefix.keys[layer]
                 values[row, :, : prefix.length] = prefix.values[layer]
             out._keys[layer], out._values[layer] = keys, values
+        return out
+
+    @staticmethod
+    def within(room: Sequence[Buffers], real: Tensor) -> KeyValues:
+        """What the first columns of the given buffers hold, one for each of ``real``, bool [B, columns]."""
+        out = KeyValues(len(room), real)
+        out._keys, out._values = [k for k, _ in room], [v for _, v in room]
         return out
 
     @property

@@ -20,7 +20,7 @@ from lens_bench.lens.positions import Grid, padded_positions
 from lens_bench.lens.sam import SamPart
 
 if TYPE_CHECKING:
-    from lens_bench.lens.cache import KeyValues
+    from lens_bench.lens.cache import Cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,7 @@ class LensModel(nn.Module):
             raise ValueError(f"{int(mask.sum())} image placeholders, but {len(visual)} visual tokens")
         return embeds.masked_scatter(mask.unsqueeze(-1), visual)
 
-    def read(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KeyValues | None = None
-    ) -> Tensor:
+    def read(self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Run the language model.
 
         Args:

@@ -88,6 +88,10 @@ class VllmWriter:
         outputs = self._llm.generate(requests, settings, use_tqdm=False)
         return [Written(tuple(int(token) for token in output.outputs[0].token_ids)) for output in outputs]
 
+    def preparation(self) -> float:
+        """VLLM prepares its steps when it starts."""
+        return 0.0
+
     def close(self) -> None:
         """Stop vLLM and remove the export."""
         if self._llm is not None:

@@ -14,9 +14,11 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from lens_bench.lens.cache import KeyValues, Prefix
+from lens_bench.lens.cache import Cache, KeyValues, Prefix
+from lens_bench.lens.decode import Decoder, GrowingDecoder, StaticDecoder
 from lens_bench.lens.images import Prepared
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.steps import Decode, runner
 
 # Picks tokens [B] from scores [B, V] of the given rows; called once per step with the numbers of the rows still live.
 Choose: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
@@ -71,6 +73,10 @@ class TextEngine(Protocol):
         """Answer every row, in order."""
         ...
 
+    def preparation(self) -> float:
+        """Seconds spent on compiling or recording since this was last asked."""
+        ...
+
     def close(self) -> None:
         """Free what the engine holds beside the model."""
         ...
@@ -107,28 +113,49 @@ class HfWriter:
         padding: Id that the mask pass leaves out.
         with_queries: Continue to the context queries (only right where the mask pass has the same positions).
         choose: Picks tokens; greedy by default.
+        decoder: Holds keys and values and reads tokens; by default as eager decoding does.
     """
 
     def __init__(
-        self, model: LensModel, ends: frozenset[int], padding: int, with_queries: bool, choose: Choose = greedy
+        self,
+        model: LensModel,
+        ends: frozenset[int],
+        padding: int,
+        with_queries: bool,
+        choose: Choose = greedy,
+        decoder: Decoder | None = None,
     ) -> None:
         self._model = model
         self._ends = ends
         self._padding = padding
         self._with_queries = with_queries
         self._choose = choose
+        self._decoder = decoder or make_decoder(model, "eager")
 
     @property
     def wants_prefixes(self) -> bool:
         """Rows need ``prefix``."""
         return True
 
+    def preparation(self) -> float:
+        """Seconds spent on compiling or recording since this was last asked."""
+        return self._decoder.preparation()
+
     def close(self) -> None:
-        """Nothing is held beside the model."""
+        """Free what the decoder holds."""
+        self._decoder.release()
 
     @torch.inference_mode()
     def write(self, rows: Sequence[Row]) -> list[Written]:
         """Answer the rows as one batch, in order."""
+        try:
+            return self._write(rows)
+        except (RuntimeError, MemoryError):
+            # Where memory ran out, what is held for a batch of this size must not stand in the way of a smaller one.
+            self._decoder.release()
+            raise
+
+    def _write(self, rows: Sequence[Row]) -> list[Written]:
         batch = self._begin(list(rows))
         done: dict[int, Written] = {}
         names = {id(row): place for place, row in enumerate(rows)}
@@ -152,8 +179,9 @@ class HfWriter:
         if any(p is None for p in prefixes):
             raise ValueError("rows without a prefix")
         longest = max(len(row.after) for row in rows)
-        reserve = longest + min(64, max(row.budget for row in rows)) + self._model.head.config.queries + 1
-        cache = KeyValues.of_prefixes([p for p in prefixes if p is not None], reserve)
+        fixed = longest + self._model.head.config.queries + 1
+        answer = max(row.budget for row in rows)
+        cache = self._decoder.begin([p for p in prefixes if p is not None], fixed, answer)
         device = self._model.device
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         real = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -183,9 +211,7 @@ class HfWriter:
         device = self._model.device
         tokens = torch.tensor([[ids[-1]] for ids in batch.ids], device=device)
         live = torch.tensor([[not over] for over in finished], device=device)
-        mask = batch.cache.open(live)
-        positions = batch.position.view(1, -1, 1).expand(3, -1, -1)
-        batch.last = self._model.read(self._model.embed(tokens, []), positions, mask, batch.cache)[:, 0]
+        batch.last = self._decoder.feed(batch.cache, tokens, live, batch.position)
         batch.position = batch.position + live[:, 0]
 
     def _retire(self, batch: _Batch, finished: Sequence[bool]) -> list[tuple[Row, Written]]:
@@ -208,12 +234,22 @@ class HfWriter:
             return _Batch(batch.cache, [], batch.last, batch.position)
         index = torch.tensor(places, device=self._model.device)
         return _Batch(
-            batch.cache.select(index),
+            self._decoder.keep(batch.cache, index),
             [batch.rows[p] for p in places],
             batch.last[index],
             batch.position[index],
             [batch.ids[p] for p in places],
         )
+
+
+def make_decoder(model: LensModel, decode: Decode) -> Decoder:
+    """The decoder of one of the ways to decode, for a model on its device."""
+
+    def read(ids: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        axes = positions.view(1, -1, 1).expand(3, -1, -1)
+        return model.read(model.embed(ids, []), axes, mask, cache)[:, 0]
+
+    return GrowingDecoder(read) if decode == "eager" else StaticDecoder(runner(decode, read, model.device))
 
 
 def query_states(model: LensModel, cache: KeyValues, ids: Tensor, real: Tensor, start: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lens_bench.llava_sam.config import LlavaSamConfig  # noqa: E402
 from lens_bench.sam.model import PROMPT_WIDTH, SamModel  # noqa: E402
 
 if TYPE_CHECKING:
-    from lens_bench.lens.cache import KeyValues
+    from lens_bench.lens.cache import Cache
 
 
 class LlavaSam(nn.Module):
@@ -68,7 +68,7 @@ class LlavaSam(nn.Module):
         tokens: Tensor = self.projector(states if self.config.keep_class else states[:, 1:])
         return tokens
 
-    def read(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues | None = None) -> Tensor:
+    def read(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: Cache | None = None) -> Tensor:
         """Run the language model.
 
         Args:

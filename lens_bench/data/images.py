@@ -2,7 +2,8 @@
 
 Alpha is dropped and not blended, as cv2.imread and PIL's ``convert("RGB")`` do in every published loader. EXIF: cv2
 turns an image the way its orientation tag says, PIL does not, so papers differ; a suite card says which of the two its
-annotations were drawn on (``exif: apply`` or ``ignore``).
+annotations were drawn on (``exif: apply`` or ``ignore``). Pillow decides what a file holds; ordinary JPEG files are
+decoded by OpenCV to the same pixels (``jpeg.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from lens_bench.data.jpeg import decode_jpeg
 from lens_bench.errors import DataError
 from lens_bench.records import Pixels, Size
 
@@ -65,12 +67,16 @@ class ImageFile:
 
     def read(self) -> Pixels:
         """Decode to RGB uint8 [H, W, 3]. Raises ``DataError`` naming the file where it is missing or broken."""
-        with opened(self.path, self.name) as image:
-            return to_rgb(image, self.exif)
+        with _naming(self.name):
+            data = self.path.read_bytes()
+        return read_encoded(data, self.name, self.exif)
 
 
 def read_encoded(data: bytes, name: str, exif: bool) -> Pixels:
     """Decode the bytes of an image file to RGB uint8 [H, W, 3]; ``name`` is used in the ``DataError``."""
+    pixels = decode_jpeg(data, exif=exif)
+    if pixels is not None:
+        return pixels
     with opened(io.BytesIO(data), name) as image:
         return to_rgb(image, exif)
 
@@ -125,11 +131,16 @@ def _orientation(image: Image.Image) -> int:
 @contextmanager
 def opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong inside the block is a ``DataError`` that names it."""
+    with _naming(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged EXIF and large images; what matters is raised
+        with Image.open(source) as image:
+            yield cast("Image.Image", image)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and large images; what matters is raised
-            with Image.open(source) as image:
-                yield cast("Image.Image", image)
+        yield
     except FileNotFoundError:
         raise DataError(f"image {name} is missing", "`lens-bench data verify` lists every missing image") from None
     except _BROKEN as error:

@@ -1,8 +1,8 @@
 """Masks: run lengths, polygons, painting, areas, boxes, boundaries.
 
 Everything that compares masks works on compressed run lengths, whose cost grows with the length of the outline instead
-of the area of the image; dense arrays are made only where pixels are really needed. pycocotools is the codec, so that
-masks mean what they mean in COCO.
+of the area of the image; dense arrays are made only where pixels are really needed. pycocotools rasterises and merges,
+so that masks mean what they mean in COCO; dense masks are encoded here to the same bytes in a third of its time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from lens_bench.counts_codec import Lengths, read_counts, without_empty_runs, write_counts
 from lens_bench.errors import DataError
 from lens_bench.records import BoolMask, Box, GroundTruth, MaskSource, Outline, Part, Polygon, Rle, Size
 
@@ -24,8 +25,8 @@ CocoRle: TypeAlias = dict[str, object]
 # Cheng et al., "Boundary IoU", CVPR 2021: the band is 2 % of the image diagonal wide.
 BOUNDARY_RATIO = 0.02
 
-MAX_DIGITS = 6  # of a compressed run length: pycocotools shifts 32-bit integers by five bits a digit
 MAX_PIXELS = 2**29  # the longest run that six signed digits hold
+DENSE = 24  # pixels a run, from which on runs are faster made with numpy than with pycocotools
 MAX_COORDINATE = 1_000_000  # its rasteriser walks along edges, so a far point costs memory and time
 
 
@@ -45,15 +46,36 @@ def encode(mask: BoolMask | NDArray[np.uint8]) -> Rle:
     """Encode a dense mask [H, W]; non-zero is foreground."""
     if mask.ndim != 2:
         raise ValueError(f"a mask has two dimensions, got shape {mask.shape}")
-    return _rle(coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
+    size = (int(mask.shape[0]), int(mask.shape[1]))
+    cells = (mask if mask.dtype == np.bool_ else mask != 0).view(np.uint8)
+    if not cells.size:
+        return _rle(coco.encode(np.asfortranarray(cells)))
+    columns = cells.T if cells.flags.f_contiguous else cast("NDArray[np.uint8]", cv2.transpose(cells))
+    flat = columns.ravel()
+    edges = (flat[1:] != flat[:-1]).nonzero()[0]
+    if len(edges) * DENSE > flat.size:  # noise: numpy's cost is by the run, pycocotools' by the pixel
+        return _rle(coco.encode(columns.T))
+    lead = int(flat[0])  # an empty run of background
+    bounds = np.zeros(len(edges) + 2 + lead, dtype=np.int64)
+    bounds[1 + lead : -1], bounds[-1] = edges + 1, flat.size
+    return Rle(size, write_counts(np.diff(bounds)))
 
 
 def decode(rle: Rle) -> BoolMask:
     """Decode to a dense bool array [H, W] in column-major (Fortran) order, as the runs are."""
-    lengths = _run_lengths(rle.counts, "mask")
+    return rasterise(run_lengths(rle)).reshape(rle.size[1], rle.size[0]).T
+
+
+def run_lengths(rle: Rle) -> Lengths:
+    """Run lengths int64 [runs], background first, column-major."""
+    return read_counts(rle.counts, "mask")
+
+
+def rasterise(lengths: Lengths) -> NDArray[np.bool_]:
+    """Run lengths as one flat row of pixels [sum of lengths]."""
     values = np.zeros(len(lengths), dtype=np.bool_)
     values[1::2] = True
-    return np.repeat(values, lengths).reshape(rle.size[1], rle.size[0]).T
+    return values.repeat(lengths)
 
 
 def area(rle: Rle) -> int:
@@ -82,7 +104,7 @@ def from_counts(size: Size, counts: Sequence[int], what: str = "mask") -> Rle:
         raise DataError(f"{what} has a negative run length")
     if sum(counts) != math.prod(size):
         raise DataError(f"{what} covers {sum(counts)} pixels, an image of {size[1]}x{size[0]} has {math.prod(size)}")
-    runs = _without_empty_runs(np.asarray(counts, dtype=np.int64))
+    runs = without_empty_runs(np.asarray(counts, dtype=np.int64))
     return _rle(coco.frPyObjects({"size": list(size), "counts": runs.tolist()}, size[0], size[1]))
 
 
@@ -141,7 +163,7 @@ def _checked(data: bytes, size: Size, what: str) -> Rle:
     It trusts that runs fill the image, and stops early at runs of length zero, which other encoders write.
     """
     _check_size(size, what)
-    lengths = _run_lengths(data, what)
+    lengths = read_counts(data, what)
     if len(lengths) and int(lengths.min()) < 0:
         raise DataError(f"{what} has a negative run length")
     # Every run is checked against the image before they are summed, so the sum cannot wrap.
@@ -149,43 +171,6 @@ def _checked(data: bytes, size: Size, what: str) -> Rle:
     if (len(lengths) and int(lengths.max()) > pixels) or int(lengths.sum()) != pixels:
         raise DataError(f"{what} covers {int(lengths.sum())} pixels, an image of {size[1]}x{size[0]} has {pixels}")
     return Rle(size, data) if lengths[1:].all() else from_counts(size, lengths.tolist(), what)
-
-
-def _run_lengths(data: bytes, what: str) -> NDArray[np.int64]:
-    """Read COCO's compressed counts: int64 [runs], not yet checked against an image.
-
-    The format: six bits a character from ``0`` on, bit 5 says "more follows", bit 4 of the last is the sign, and from
-    the fourth run on a value is a difference to the run two before.
-    """
-    bits = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - ord("0")
-    if not len(bits):
-        return bits
-    if int(bits.min()) < 0 or int(bits.max()) > 63:
-        raise DataError(f"{what} holds a character that compressed counts cannot have")
-    last = np.flatnonzero(bits < 32)
-    if not len(last) or int(last[-1]) != len(bits) - 1:
-        raise DataError(f"{what} ends in the middle of a run length")
-    first = np.concatenate(([0], last[:-1] + 1))
-    digits = last - first + 1
-    if int(digits.max()) > MAX_DIGITS:
-        raise DataError(f"{what} has a run length of more than {5 * MAX_DIGITS} bits")
-    place = 5 * (np.arange(len(bits)) - np.repeat(first, digits))
-    values: NDArray[np.int64] = np.add.reduceat((bits & 31) << place, first)
-    values -= (bits[last] >> 4 & 1) << 5 * digits
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
-
-
-def _without_empty_runs(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same mask in runs of at least one pixel; only the first, of background, may be empty."""
-    if lengths[1:].all():
-        return lengths
-    values = np.arange(len(lengths)) % 2
-    values, lengths = values[lengths > 0], lengths[lengths > 0]
-    starts = np.flatnonzero(np.diff(values, prepend=-1))
-    merged: NDArray[np.int64] = np.add.reduceat(lengths, starts)
-    return np.concatenate(([0], merged)) if values[0] else merged
 
 
 def rle_to_json(rle: Rle) -> dict[str, object]:
@@ -212,7 +197,8 @@ def part_rle(part: Part, size: Size) -> Rle:
     if isinstance(part, Polygon):
         if len(part.points) < 6:
             return empty(size)
-        if not all(abs(value) <= MAX_COORDINATE for value in part.points):  # also catches NaN
+        farthest = max(max(part.points), -min(part.points))
+        if farthest > MAX_COORDINATE or not math.isfinite(sum(part.points)):  # the sum shows a NaN
             raise DataError(f"a polygon has a coordinate beyond {MAX_COORDINATE} pixels or none at all")
         return _rle(coco.frPyObjects([list(part.points)], size[0], size[1])[0])
     if isinstance(part, MaskSource):

@@ -86,6 +86,7 @@ class Optimiser(_Part):
     """AdamW and its schedule. A group without a learning rate is frozen."""
 
     rates: dict[Group, Annotated[float, Field(gt=0)]]
+    muon: tuple[Group, ...] = Field(default=(), description="Groups whose matrices Muon moves.")
     steps: int = Field(ge=1)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: int = Field(default=0, ge=0)
@@ -123,6 +124,8 @@ class DataConfig(_Part):
         images: Make the splits anew, of so many images each, in the training's own folder (generated suites; to try
             things out). None: they lie under the data root.
         part: Share of the images, by their place in a shuffled order, so that stages can see different ones.
+        recolour: Share of the draws whose image has its colours exchanged, so that shapes are learned apart from
+            colours (stage vision).
     """
 
     splits: tuple[str, ...]
@@ -132,6 +135,7 @@ class DataConfig(_Part):
     per_image: int = Field(default=8, ge=1)
     images: int | None = Field(default=None, ge=1)
     part: tuple[Fraction, Fraction] = (0.0, 1.0)
+    recolour: Fraction = 0.0
     curriculum: Curriculum | None = None
 
 
@@ -286,6 +290,8 @@ class TrainRecipe(_Part):
             raise ValueError("a curriculum needs rewards: stage grpo")
         if self.grpo is not None and self.data.unit == "image":
             raise ValueError("a group is about one expression: unit expression or referent")
+        if self.data.recolour and self.stage != "vision":
+            raise ValueError("data.recolour belongs to stage vision")
         if self.lora is not None and "language" not in self.optimiser.rates:
             raise ValueError("lora trains the language model: give the group language a learning rate")
         return self

@@ -80,7 +80,8 @@ def held_out_loss(
     """The numbers that a stage before the language model has on data it does not train on."""
     draws = [Draw(n, n, unit.items) for n, unit in enumerate(data.units[: config.samples])]
     world, rank = shop.accelerator.num_processes, shop.accelerator.process_index
-    aside = replace(shop, data=data, meter=Meter())
+    plain = shop.recipe.model_copy(update={"data": shop.recipe.data.model_copy(update={"recolour": 0.0})})
+    aside = replace(shop, recipe=plain, data=data, meter=Meter())
     with torch.no_grad():
         for loss in kind(aside).losses(draws[rank::world]):
             loss()

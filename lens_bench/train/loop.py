@@ -33,6 +33,7 @@ from lens_bench.train.draws import stream
 from lens_bench.train.evaluate import evaluate, held_out_loss
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
 from lens_bench.train.lora import inject
+from lens_bench.train.muon import MuonAdamW, split_matrices
 from lens_bench.train.parameters import freeze, optimiser_groups, require_gradients
 from lens_bench.train.policy import Policy
 from lens_bench.train.pretrain import FromBoxes, FromThings, make_probe
@@ -168,8 +169,10 @@ class Training:
         probe = make_probe(recipe, lens.width)
         trainee = Trainee(lens, probe, chunk)
         settings = recipe.optimiser
-        optimiser = AdamW(
-            optimiser_groups(lens, probe, recipe),
+        groups = optimiser_groups(lens, probe, recipe)
+        kind = MuonAdamW if settings.muon else AdamW
+        optimiser = kind(
+            split_matrices(groups, settings.muon) if settings.muon else groups,
             betas=settings.betas,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,

@@ -7,7 +7,7 @@ annotations say for every thing where it is and what it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from lens_bench import masks
 from lens_bench.errors import UsageError
-from lens_bench.lens.images import Prepared
+from lens_bench.lens.images import QWEN_MEAN, QWEN_STD, Prepared
 from lens_bench.records import Box, Size
 from lens_bench.train.album import Truth, truth_of
 from lens_bench.train.config import TrainRecipe
@@ -34,6 +34,7 @@ from lens_bench.train.workshop import Workshop
 _JITTER = 0.05
 # A patch belongs to a thing that covers at least this much of it.
 _COVERED = 0.25
+_NOT_ASKED = -100  # what torch's cross-entropy passes over
 
 
 # ---------------------------------------------------------------------------------------------- SAM 2
@@ -178,7 +179,9 @@ class FromThings:
         for start in range(0, len(draws), size):
             part = draws[start : start + size]
             sights = shop.album.sights([draw.items[0] for draw in part])
-            made.append((sights, [self._cells(d, s.prepared) for d, s in zip(part, sights, strict=True)]))
+            cells = [self._cells(draw, sight.prepared) for draw, sight in zip(part, sights, strict=True)]
+            pairs = [self._recoloured(*pair) for pair in zip(part, sights, cells, strict=True)]
+            made.append(([sight for sight, _ in pairs], [c for _, c in pairs]))
         total = summed(shop.accelerator, sum(len(c.covered) for _, cells in made for c in cells))
         covered = summed(shop.accelerator, sum(int(c.covered.sum()) for _, cells in made for c in cells))
         return [CellBatch(sights, cells, total, covered) for sights, cells in made]
@@ -195,7 +198,8 @@ class FromThings:
         for number, name in enumerate(ATTRIBUTES):
             scores = queries[:, 0] @ table[list(self._words[number])].T
             total = total + functional.cross_entropy(scores, words[:, number], reduction="sum") / batch.total
-            right = (scores.argmax(dim=1) == words[:, number])[covered]
+            asked = covered & (words[:, number] != _NOT_ASKED)
+            right = (scores.argmax(dim=1) == words[:, number])[asked]
             shop.meter.add(f"train/{name}_right", right.sum(), len(right))
         scores = queries[covered, 1:] @ table[list(self._ladder)].T
         aim = boxes[covered].clamp(0, len(self._ladder) - 1)
@@ -207,6 +211,15 @@ class FromThings:
         shop.meter.add("train/place_off_px", off.sum(), 4 * int(covered.sum()))
         return total + place / (4 * max(1, batch.covered))
 
+    def _recoloured(self, draw: Draw, sight: Sight, cells: Cells) -> tuple[Sight, Cells]:
+        """Now and then an image in other colours, of which only shapes, sizes and places are asked."""
+        draws = stream(self._shop.recipe.seed, "recolour", draw.place)
+        if draws.random() >= self._shop.recipe.data.recolour:
+            return sight, cells
+        order = [int(n) for n in draws.permutation(3)]
+        patches = recoloured(sight.prepared.patches, order, invert=bool(draws.random() < 0.5))
+        return replace(sight, prepared=replace(sight.prepared, patches=patches)), without_colours(cells)
+
     def _cells(self, draw: Draw, prepared: Prepared) -> Cells:
         image = draw.items[0].image
         if image not in self._kept:
@@ -216,6 +229,21 @@ class FromThings:
                 _things(self._shop, draw), prepared, grid, self._vocabulary, self._shop.recipe.answer.step
             )
         return self._kept[image]
+
+
+def recoloured(patches: Tensor, order: list[int], *, invert: bool) -> Tensor:
+    """Flattened patches [n, 3 * rest] with the colour channels in another order, and as a negative."""
+    mean, deviation = (torch.tensor(values).view(1, 3, 1) for values in (QWEN_MEAN, QWEN_STD))
+    pixels = (patches.view(len(patches), 3, -1) * deviation + mean)[:, order]
+    shown: Tensor = ((1 - pixels if invert else pixels) - mean) / deviation
+    return shown.flatten(1)
+
+
+def without_colours(cells: Cells) -> Cells:
+    """The same, but the colours of things are not asked."""
+    words = cells.words.clone()
+    words[cells.covered, ATTRIBUTES.index("color")] = _NOT_ASKED
+    return replace(cells, words=words)
 
 
 def cells_of(

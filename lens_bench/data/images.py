@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lens_bench.data.jpeg import decode_jpeg
 from lens_bench.errors import DataError
@@ -144,5 +144,6 @@ def _naming(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"image {name} is missing", "`lens-bench data verify` lists every missing image") from None
     except _BROKEN as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)  # its text holds an address in memory
+        reason = "it is in no known format" if unknown else " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"image {name} cannot be decoded: {reason}", "the file is cut off or not an image") from None

@@ -113,7 +113,7 @@ class Foreman(Generic[Parcel, Answer]):
         while not self.ready or not self._enough(began, first):
             for event in self._pool.wait(_POLL_S):
                 self._heed(event)
-                self._watcher.count(len(self.ready), self._goal(chunks))
+                self._watcher.count(len(self.ready), len(self.members))
             if self.ready and first is None:
                 first = self._pool.now()
             self._hire(chunks)
@@ -153,7 +153,7 @@ class Foreman(Generic[Parcel, Answer]):
                     yield Done(event.worker, chunk, fresh, event.answer)
                 elif isinstance(event, Lost) and (gone := dispatcher.leave(event.worker, died=True)):
                     yield GivenUp(gone, event.reason)
-                self._watcher.count(len(self.ready), self._goal(dispatcher.chunks_left))
+                self._watcher.count(len(self.ready), len(self.members))
             self._somebody_left()
         for worker in dispatcher.busy:  # overtaken by others, or hung
             self.dismiss(worker)

@@ -43,7 +43,7 @@ def read_workers(count: str | None, address: str | None, gpus: float | None) -> 
             f"--engine-address {address} is not the address of a Ray cluster",
             "auto for the cluster of this machine, ray://HOST:10001 for one elsewhere",
         )
-    if gpus is not None and not (0 < gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
+    if gpus is not None and not (0 < gpus <= 1 or (gpus > 1 and float(gpus).is_integer())):
         raise UsageError(f"--gpus-per-worker {gpus:g} is neither a part of a GPU nor a whole number of them")
     if address is None and count in (None, "1"):
         if gpus is not None:

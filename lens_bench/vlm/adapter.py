@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lens_bench.vlm.sam1 import Encoded as SamImage
     from lens_bench.vlm.sam1 import Sam1
 
-ENDPOINT = "endpoint"
+ENDPOINT, VLLM = "endpoint", "vllm"
 
 
 class Arguments:
@@ -64,7 +64,7 @@ class Arguments:
 
 
 class VlmAdapter(ABC):
-    """A segmenter whose language model is local (engine ``hf``) or behind an endpoint (engine ``endpoint``).
+    """A segmenter whose language model is local (engines ``hf``, ``vllm``) or behind an endpoint (``endpoint``).
 
     Subclasses say how it is asked and read.
     """
@@ -139,7 +139,7 @@ class LoadedTalker:
 
 
 def load_talker(options: ModelOptions) -> LoadedTalker:
-    """The language model: behind an endpoint where the engine says so, else from a local checkpoint.
+    """The language model: behind an endpoint or in vLLM where the engine says so, else on transformers.
 
     Raises:
         CheckpointError: A file or tensor is missing, broken or does not fit.
@@ -149,11 +149,19 @@ def load_talker(options: ModelOptions) -> LoadedTalker:
     if options.engine == ENDPOINT:
         endpoint = endpoint_of(options)
         return LoadedTalker(endpoint, 0, (*endpoint.check(), "weights behind an endpoint are known by their name only"))
+    args = Arguments(options)
+    if options.engine == VLLM:
+        from lens_bench.vllm_engine import VllmSettings
+        from lens_bench.vlm.vllm_local import VllmVlm, context_of
+
+        folder = language_path(options)
+        settings = VllmSettings(options.device, options.dtype, context_of(folder), share=args.real("vllm_share"))
+        running = VllmVlm(folder, settings, args.whole("max_new_tokens"))
+        return LoadedTalker(running, running.parameters, running.notes)
     from lens_bench.vlm.local import LocalSettings, LocalVlm
 
-    args = Arguments(options)
-    settings = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"))
-    model = LocalVlm.load(language_path(options), options.device, dtype_of(options), settings)
+    local = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"))
+    model = LocalVlm.load(language_path(options), options.device, dtype_of(options), local)
     return LoadedTalker(model, model.parameters, model.notes)
 
 

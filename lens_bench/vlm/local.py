@@ -20,17 +20,24 @@ from torch import Tensor
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.batching import Budget, row_budget
-from lens_bench.lens.sources import SafetensorsSource, digest_files, folder_shards
-from lens_bench.records import Tokens
+from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
+from lens_bench.vlm.prompting import (
+    check_folder,
+    end_ids,
+    pictures_of,
+    prompt_text,
+    read_processor,
+    reply_of,
+    unreadable,
+)
 from lens_bench.vlm.shared import Sharing, can_share
 
 guard_torchvision()
 
 from transformers import (  # noqa: E402
     AutoModelForImageTextToText,
-    AutoProcessor,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -80,28 +87,17 @@ class LocalVlm:
         Raises:
             CheckpointError: It is missing or broken, or a tensor is missing, unexpected or misshapen.
         """
-        if not folder.is_dir():
-            raise CheckpointError(f"no checkpoint folder {folder}")
-        if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(
-                f"{folder} is a LoRA adapter, not a merged checkpoint", "merge it into its base model first"
-            )
-        SafetensorsSource(folder_shards(folder))  # a truncated file is named, not half read
+        check_folder(folder)
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             loaded: object = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{folder} cannot be loaded as a vision-language model: {' '.join(str(error).split())[:200]}",
-                "a folder in transformers' format is needed, with processor and tokenizer",
-            ) from None
+            raise unreadable(folder, error) from None
+        processor = read_processor(folder)
         model, info = cast("tuple[PreTrainedModel, Mapping[str, object]]", loaded)
         _check(folder, info)
-        if not getattr(processor, "chat_template", None):
-            raise CheckpointError(f"{folder} has no chat template", "is it an instruction-tuned model?")
         model.to(torch.device(device))  # type: ignore[arg-type]
         model.eval()  # type: ignore[no-untyped-call]
         return LocalVlm(model, processor, settings)
@@ -127,8 +123,8 @@ class LocalVlm:
             OutOfMemoryError: A single conversation does not fit.
         """
         # In their order, not by length: those about one picture come one after the other and share it in a batch.
-        bare = [place for place, c in enumerate(conversations) if not _pictures(c)]
-        shown = [place for place, c in enumerate(conversations) if _pictures(c)]
+        bare = [place for place, c in enumerate(conversations) if not pictures_of(c)]
+        shown = [place for place, c in enumerate(conversations) if pictures_of(c)]
         found: dict[int, Reply] = {}
         for places in (shown, bare):
             found.update(zip(places, self._rows.run([conversations[p] for p in places], self._ask), strict=True))
@@ -137,8 +133,8 @@ class LocalVlm:
     # ------------------------------------------------------------------------------------------ one batch
 
     def _ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
-        texts = [self._text(conversation) for conversation in conversations]
-        pictures = [_pictures(conversation) for conversation in conversations]
+        texts = [prompt_text(self._processor, conversation) for conversation in conversations]
+        pictures = [pictures_of(conversation) for conversation in conversations]
         share = self.sharing if all(pictures) else None
         inputs = self._plain(texts, pictures) if share is None else share.inputs(texts, pictures)
         inputs = {name: _to(value, self._model) for name, value in inputs.items()}
@@ -148,9 +144,9 @@ class LocalVlm:
         processors = LogitsProcessorList([_RepetitionPenalty(self._penalty, mask)] if self._penalty != 1.0 else [])
         generate = cast("Callable[..., Tensor]", self._model.generate)
         out = generate(**inputs, generation_config=config, logits_processor=processors)
-        ends = _ends(config.eos_token_id)
-        rows = out[:, width:].tolist()
-        return [self._reply(row, int(own), ends) for row, own in zip(rows, mask.sum(dim=1).tolist(), strict=True)]
+        ends = end_ids(config.eos_token_id)
+        answers = zip(out[:, width:].tolist(), mask.sum(dim=1).tolist(), strict=True)
+        return [reply_of(self._tokenizer, row, int(own), ends) for row, own in answers]
 
     def _greedy(self) -> GenerationConfig:
         """The checkpoint's generation settings without sampling; its repetition penalty is ours to apply."""
@@ -160,21 +156,6 @@ class LocalVlm:
         config.temperature, config.top_p, config.top_k = 1.0, 1.0, 50
         config.max_new_tokens, config.max_length = self._settings.max_new_tokens, None
         return config
-
-    def _reply(self, row: list[int], prompt: int, ends: frozenset[int]) -> Reply:
-        stop = next((place for place, token in enumerate(row) if token in ends), None)
-        ids = row if stop is None else row[: stop + 1]
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Reply(str(text), Tokens(prompt, len(ids)), cut=stop is None)
-
-    def _text(self, conversation: Conversation) -> str:
-        """The prompt with one placeholder per picture, by the checkpoint's chat template."""
-        messages = []
-        for turn in conversation:
-            content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in turn.parts]
-            messages.append({"role": turn.role, "content": content})
-        write = cast("Callable[..., str]", self._processor.apply_chat_template)
-        return write(messages, tokenize=False, add_generation_prompt=True)
 
     def _plain(self, texts: list[str], pictures: list[list[Picture]]) -> dict[str, object]:
         """Inputs by the checkpoint's processor; every conversation has its own copy of its pictures."""
@@ -221,18 +202,10 @@ def _check(folder: Path, info: Mapping[str, object]) -> None:
         raise CheckpointError(f"{folder} does not fit its own configuration; {'; '.join(problems)}")
 
 
-def _pictures(conversation: Conversation) -> list[Picture]:
-    return [part for turn in conversation for part in turn.parts if isinstance(part, Picture)]
-
-
 def _to(value: object, model: PreTrainedModel) -> object:
     if not isinstance(value, Tensor):
         return value
     return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-
-
-def _ends(token: object) -> frozenset[int]:
-    return frozenset(token if isinstance(token, list) else [token] if isinstance(token, int) else [])
 
 
 def _row_bytes(model: PreTrainedModel, tokens: int = 2048) -> int:

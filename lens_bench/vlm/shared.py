@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_bench.errors import CheckpointError
+from lens_bench.records import Size
 from lens_bench.vlm.chat import Picture
 
 if TYPE_CHECKING:
@@ -33,6 +34,35 @@ def can_share(model: PreTrainedModel, processor: ProcessorMixin) -> bool:
     return "mm_encoder_outputs" in parameters and "image_grid_thw" in parameters and hasattr(inner, "rope_deltas")
 
 
+def expands_marker(processor: ProcessorMixin) -> bool:
+    """Whether a prompt holds one placeholder per picture that stands for as many tokens as the picture has."""
+    return hasattr(processor, "image_token") and hasattr(processor.image_processor, "merge_size")
+
+
+def image_marker(processor: ProcessorMixin) -> str:
+    """The placeholder."""
+    return str(getattr(processor, "image_token"))  # noqa: B009 - not every processor has one
+
+
+def check_size(size: Size, grid: Sequence[int], patch: int) -> None:
+    """Pixels in an answer are those of the picture only if the checkpoint's processor does not size it again.
+
+    Args:
+        size: Of the picture as it is handed over.
+        grid: (1, rows, columns) of patches that the processor makes of it.
+        patch: Side of a patch.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    _, rows, columns = grid
+    if size != (rows * patch, columns * patch):
+        raise CheckpointError(
+            f"the processor sizes an image of {size[1]}x{size[0]} pixels again, to {columns * patch}x{rows * patch}",
+            "set factor, min_pixels and max_pixels to what the checkpoint's processor keeps",
+        )
+
+
 class Sharing:
     """Writes the inputs of ``generate`` for rows with pictures.
 
@@ -45,7 +75,7 @@ class Sharing:
         self._model = model
         self._images = processor.image_processor
         self._tokenizer = processor.tokenizer
-        self._marker = str(getattr(processor, "image_token"))  # noqa: B009 - not every processor has one
+        self._marker = image_marker(processor)
         self._marker_id = int(self._tokenizer.convert_tokens_to_ids(self._marker))
         self._padding = int(self._tokenizer.pad_token_id)
 
@@ -64,7 +94,8 @@ class Sharing:
         order = [[place[picture] for picture in row] for row in pictures]
         shown = self._images(images=[Image.fromarray(p.pixels) for p in unique], return_tensors="pt")
         grids: Tensor = shown["image_grid_thw"]
-        self._check_sizes(unique, grids)
+        for picture, grid in zip(unique, grids.tolist(), strict=True):
+            check_size(picture.size, grid, int(self._images.patch_size))
         rows = [self._ids(text, [grids[n] for n in numbers]) for text, numbers in zip(texts, order, strict=True)]
         encode = cast("Callable[..., object]", self._model.get_image_features)
         pixels = shown["pixel_values"].to(self._model.device, self._model.dtype)
@@ -123,17 +154,6 @@ class Sharing:
         ids = torch.tensor([[self._padding] * (longest - len(row)) + row for row in rows], device=self._model.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self._model.device)
         return ids, mask
-
-    def _check_sizes(self, pictures: Sequence[Picture], grids: Tensor) -> None:
-        """Pixels in an answer are those of the picture only if the processor did not size it again."""
-        patch = int(self._images.patch_size)
-        for picture, (_, rows, columns) in zip(pictures, grids.tolist(), strict=True):
-            if picture.size != (rows * patch, columns * patch):
-                raise CheckpointError(
-                    f"the processor sizes an image of {picture.size[1]}x{picture.size[0]} pixels again, "
-                    f"to {columns * patch}x{rows * patch}",
-                    "set factor, min_pixels and max_pixels to what the checkpoint's processor keeps",
-                )
 
 
 def _last(row: Ids, token: int) -> int:

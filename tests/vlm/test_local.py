@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lens_bench.errors import CheckpointError
 from lens_bench.vlm.chat import Conversation, Picture, Turn, question
 from lens_bench.vlm.local import LocalSettings, LocalVlm, weight_digest
+from lens_bench.vlm.prompting import prompt_text
 from lens_bench.vlm.sizing import Sizing
 from lens_bench.vlm.tiny import save_tiny_vlm
 
@@ -103,7 +104,9 @@ def test_replies_are_those_of_generate(vlm_folder: Path, family: str) -> None:
     model = load(vlm_folder)
     inner: Any = model._model
     for asked in conversations(family)[:3]:
-        inputs = model._plain([model._text(asked)], [[p for t in asked for p in t.parts if isinstance(p, Picture)]])
+        inputs = model._plain(
+            [prompt_text(model._processor, asked)], [[p for t in asked for p in t.parts if isinstance(p, Picture)]]
+        )
         out = inner.generate(**inputs, do_sample=False, max_new_tokens=16)
         ids = out[0, inputs["input_ids"].shape[1] :]  # type: ignore[attr-defined]
         assert model.ask([asked])[0].text == model._tokenizer.decode(ids, skip_special_tokens=True)

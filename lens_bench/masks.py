@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 import cv2
@@ -85,12 +86,17 @@ def area(rle: Rle) -> int:
 
 def empty(size: Size) -> Rle:
     """A mask without a pixel."""
-    return from_counts(size, [size[0] * size[1]])
+    return _uniform(int(size[0]), int(size[1]), False)
 
 
 def full(size: Size) -> Rle:
     """A mask of the whole image."""
-    return from_counts(size, [0, size[0] * size[1]])
+    return _uniform(int(size[0]), int(size[1]), True)
+
+
+@lru_cache(maxsize=256)
+def _uniform(height: int, width: int, inside: bool) -> Rle:
+    return from_counts((height, width), [0, height * width] if inside else [height * width])
 
 
 def from_counts(size: Size, counts: Sequence[int], what: str = "mask") -> Rle:

@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,14 @@ def make_tiny(root: Path, images: int = 12) -> Tiny:
     card = root / "tiny.yaml"
     card.write_text(CARD % (images, 3 * images, 6 * images))
     return Tiny(card, root / "data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave nothing in the user's cache, and nothing that is there changes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LENS_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

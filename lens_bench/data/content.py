@@ -21,7 +21,7 @@ def content_hash(samples: Iterable[Sample]) -> str:
     for sample in samples:
         truth = known.get(id(sample.truth))
         if truth is None:
-            truth = known.setdefault(id(sample.truth), _truth(sample.truth))
+            truth = known.setdefault(id(sample.truth), truth_digest(sample.truth))
         fields = (sample.id, sample.image_id, sample.expression, sample.raw, str(sample.is_sentence), *sample.tags)
         text = "\x1f".join(fields)
         total.update(text.encode())
@@ -29,7 +29,8 @@ def content_hash(samples: Iterable[Sample]) -> str:
     return total.hexdigest()
 
 
-def _truth(truth: GroundTruth) -> bytes:
+def truth_digest(truth: GroundTruth) -> bytes:
+    """SHA-256 of a raw annotation: 32 bytes. Raises ``DataError`` where a part is a file that cannot be read."""
     digest = hashlib.sha256(f"{truth.size}{truth.box}{truth.no_target}".encode())
     for part in (*truth.parts, None, *truth.ignore, None, *truth.outlines):
         digest.update(_part(part))

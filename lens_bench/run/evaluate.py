@@ -94,7 +94,8 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
         plan.manifest.write(files)
     if torn := repair(files.predictions):
         progress.note(f"cut a torn line of {torn} bytes off {files.predictions.name}")
-    scorer = BackgroundScorer(get_protocol(plan.manifest.protocol), plan.samples, plan.manifest.seed)
+    manifest, protocol = plan.manifest, get_protocol(plan.manifest.protocol)
+    scorer = BackgroundScorer(protocol, plan.samples, manifest.seed, manifest.suite_hash)
     done: set[str] = set()
     known = {s.id for s in plan.samples}
     for prediction in read(files.predictions, without_errors=plan.request.retry_errors):

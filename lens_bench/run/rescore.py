@@ -45,7 +45,7 @@ def rescore(
     with Lock(files):
         repair(files.predictions)
         known = {s.id for s in samples}
-        scorer = BackgroundScorer(protocol, samples, manifest.seed)
+        scorer = BackgroundScorer(protocol, samples, manifest.seed, manifest.suite_hash)
         watcher.start(f"scoring {manifest.model} on {manifest.suite} {manifest.split}", manifest.n_samples, 0)
         try:
             for prediction in read(files.predictions):

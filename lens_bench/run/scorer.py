@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 from lens_bench.records import Prediction, Sample, Score
+from lens_bench.run.truth_store import TruthStore, cache_folder
 from lens_bench.scoring.counts import Scorer
 from lens_bench.scoring.protocols import Protocol
 
@@ -17,11 +19,19 @@ class BackgroundScorer:
     """Scores predictions as they come, in any order; ``finish`` gives the scores in the order of the samples.
 
     One thread, because annotations are cached between the expressions of a referent.
+
+    Args:
+        protocol: The rules.
+        samples: Of this run.
+        seed: Of the protocol's selection.
+        suite_hash: Content hash of the split, under which rasterised annotations are kept for the next run.
     """
 
-    def __init__(self, protocol: Protocol, samples: Sequence[Sample], seed: int) -> None:
+    def __init__(self, protocol: Protocol, samples: Sequence[Sample], seed: int, suite_hash: str) -> None:
         self._samples = {s.id: s for s in samples}
-        self._scorer = Scorer(protocol, samples, seed)
+        self._truths = ExitStack()
+        truths = self._truths.enter_context(TruthStore(suite_hash, protocol, cache_folder()))
+        self._scorer = Scorer(protocol, samples, seed, truths.prepare)
         self._scores: dict[str, Score] = {}
         self._handed: set[str] = set()
         self._waiting: deque[Future[Score]] = deque()
@@ -59,6 +69,7 @@ class BackgroundScorer:
                 self._keep(self._waiting.popleft().result())
         finally:
             self._thread.shutdown(cancel_futures=True)
+            self._truths.close()
         return [self._scores[sample_id] for sample_id in self._samples if sample_id in self._scores]
 
     def _keep(self, score: Score) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,10 +136,18 @@ class Scorer:
         protocol: The rules.
         samples: All expressions of the split, which the protocol selects from. Only read where it selects.
         seed: Of the selection.
+        prepare: Instead of ``prepare_truth`` under the protocol: something that knows the results already.
     """
 
-    def __init__(self, protocol: Protocol, samples: Iterable[Sample], seed: int = 0) -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        samples: Iterable[Sample],
+        seed: int = 0,
+        prepare: Callable[[GroundTruth], PreparedTruth] | None = None,
+    ) -> None:
         self.protocol = protocol
+        self._prepare = prepare or (lambda truth: prepare_truth(truth, protocol))
         self._selected = None if protocol.select == "all" else select_ids(samples, protocol.select, seed)
         self._truths: OrderedDict[int, tuple[GroundTruth, PreparedTruth]] = OrderedDict()
         self._lock = threading.Lock()
@@ -152,7 +160,7 @@ class Scorer:
             if found is not None:
                 self._truths.move_to_end(key)
                 return found[1]
-        prepared = prepare_truth(truth, self.protocol)
+        prepared = self._prepare(truth)
         with self._lock:
             self._truths[key] = (truth, prepared)
             while len(self._truths) > CACHED_TRUTHS:

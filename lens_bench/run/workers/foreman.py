@@ -153,7 +153,8 @@ class Foreman(Generic[Parcel, Answer]):
                     yield Done(event.worker, chunk, fresh, event.answer)
                 elif isinstance(event, Lost) and (gone := dispatcher.leave(event.worker, died=True)):
                     yield GivenUp(gone, event.reason)
-                self._watcher.count(len(self.ready), len(self.members))
+                if not isinstance(event, Answered):
+                    self._watcher.count(len(self.ready), len(self.members))
             self._somebody_left()
         for worker in dispatcher.busy:  # overtaken by others, or hung
             self.dismiss(worker)

@@ -21,6 +21,7 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.records import Box, GroundTruth, ImageSource
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.data import Item
+from lens_bench.train.rewards import Rewards
 from lens_bench.train.trainee import Sight
 
 # What a stage does with a tower. Features are kept of a frozen one; of an unused one not even the pixels.
@@ -55,7 +56,8 @@ def uses(recipe: TrainRecipe) -> tuple[Use, Use]:
     """What a stage does with the vision tower and with SAM 2's image encoder."""
     rates, stage = recipe.optimiser.rates, recipe.stage
     visual: Use = "unused" if stage == "sam" else "trained" if "vision" in rates else "frozen"
-    masks = stage in ("sam", "grpo") or (stage == "supervised" and recipe.mask.weight > 0)
+    masks = stage == "sam" or (stage in ("supervised", "grpo") and recipe.mask.weight > 0)
+    masks = masks or (recipe.grpo is not None and Rewards(recipe.grpo.rewards).reads_masks)
     sam: Use = "unused" if not masks else "trained" if "sam_image" in rates else "frozen"
     return visual, sam
 

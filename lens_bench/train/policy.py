@@ -6,17 +6,19 @@ mask reward costs nothing. A group shares its image, expression and prompt, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from lens_bench import masks as box_maths
 from lens_bench.train import grpo
-from lens_bench.train.album import Truth, truth_of
+from lens_bench.train.album import Truth, truth_of, uses
 from lens_bench.train.config import Grpo
 from lens_bench.train.data import Draw, Item
 from lens_bench.train.lora import disabled
@@ -24,7 +26,7 @@ from lens_bench.train.meter import summed
 from lens_bench.train.pack import Pack, Segment, pack
 from lens_bench.train.rewards import Judged, Rewards, answer_box
 from lens_bench.train.rollout import Ask, Rollout, Sampler
-from lens_bench.train.supervised import compare
+from lens_bench.train.supervised import Compared, compare
 from lens_bench.train.trainee import Outputs, Scored, Sight
 from lens_bench.train.workshop import Workshop
 
@@ -53,7 +55,7 @@ class Batch:
 
 
 class Policy:
-    """GRPO with a mask loss."""
+    """GRPO with a mask loss; without one where neither the recipe nor a reward asks for masks (``album.uses``)."""
 
     def __init__(self, shop: Workshop, config: Grpo, sampler: Sampler) -> None:
         self._shop = shop
@@ -61,6 +63,9 @@ class Policy:
         self._sampler = sampler
         self._rewards = Rewards(config.rewards)
         self._high = config.epsilon if config.epsilon_high is None else config.epsilon_high
+        self._masks = uses(shop.recipe)[1] != "unused"
+        # The queries are only read for masks.
+        self._layout = shop.layout if self._masks else replace(shop.layout, queries=0)
 
     # ------------------------------------------------------------------------------------------ rollouts
 
@@ -87,7 +92,7 @@ class Policy:
                 for ask, group in zip(asks[part], rollouts[part], strict=True)
             ]
             grids = [s.prepared.grid for s in sights[part]]
-            packed = pack(shop.layout, grids, asked, share=self._config.share_prefix).to(shop.device)
+            packed = pack(self._layout, grids, asked, share=self._config.share_prefix).to(shop.device)
             truths = [truth_of(item.sample.truth) for item in items[part]]
             made.append(Batch(sights[part], items[part], rollouts[part], truths, packed, sequences, tokens))
         return made
@@ -101,21 +106,30 @@ class Policy:
     def _loss(self, batch: Batch) -> Tensor:
         """A micro batch's share of the step's loss."""
         shop, config, mask = self._shop, self._config, self._shop.recipe.mask
-        out = shop.trainee(batch.sights, batch.pack, temperature=config.temperature)
-        if not isinstance(out, Outputs) or out.scored is None or out.masks is None:
+        out = shop.trainee(batch.sights, batch.pack, temperature=config.temperature, masks=self._masks)
+        if not isinstance(out, Outputs) or out.scored is None or (out.masks is None and self._masks):
             raise TypeError("a pack was read for answers and masks, but one is missing")
-        truths = [truth for truth in batch.truths for _ in range(config.num_generations)]
-        found = compare(out.masks, truths, batch.pack.image_of, mask)
-        judged = self._judge(batch, found.iou)
+        found = self._compare(batch, out.masks)
+        judged = self._judge(batch, found)
         advantage = self._advantages(judged)
         reference = self._reference(batch)
-        policy = self._policy_loss(batch, out.scored, advantage, reference)
+        policy = config.weight * self._policy_loss(batch, out.scored, advantage, reference)
+        self._note(batch, out.scored, judged, reference)
+        if found is None:
+            return policy
         each = found.loss.dice + found.loss.bce
         weights = torch.tensor([_correctness(j, mask.correctness) for j in judged], device=each.device)
-        self._note(batch, out.scored, judged, reference)
         shop.meter.add("loss/dice", found.loss.dice.detach().sum(), len(judged))
         shop.meter.add("loss/bce", found.loss.bce.detach().sum(), len(judged))
-        return config.weight * policy + mask.weight * (weights * each).sum() / batch.sequences
+        shop.meter.add("train/mask_iou", sum(j.mask_iou for j in judged), len(judged))
+        return policy + mask.weight * (weights * each).sum() / batch.sequences
+
+    def _compare(self, batch: Batch, logits: Tensor | None) -> Compared | None:
+        """Masks of a batch beside their truths; None where none are decoded."""
+        if logits is None:
+            return None
+        truths = [truth for truth in batch.truths for _ in range(self._config.num_generations)]
+        return compare(logits, truths, batch.pack.image_of, self._shop.recipe.mask)
 
     def _policy_loss(self, batch: Batch, scored: Scored, advantage: Tensor, reference: Tensor | None) -> Tensor:
         """Every rollout is used once, so what sampled it is the policy itself: the ratio is 1, its gradient is not."""
@@ -165,8 +179,9 @@ class Policy:
 
     # ------------------------------------------------------------------------------------------ rewards
 
-    def _judge(self, batch: Batch, iou: Tensor) -> list[Judged]:
-        shop, values = self._shop, iter(iou.tolist())
+    def _judge(self, batch: Batch, compared: Compared | None) -> list[Judged]:
+        shop = self._shop
+        values = repeat(math.nan) if compared is None else iter(compared.iou.tolist())
         coordinates = shop.lens.config.recipe.coordinates
         found = []
         for sight, item, truth, group in zip(batch.sights, batch.items, batch.truths, batch.rollouts, strict=True):
@@ -184,10 +199,8 @@ class Policy:
         shares: list[float] = []
         with torch.no_grad():
             for batch in self._batches(draws):
-                out = self._shop.trainee(batch.sights, batch.pack, texts=False)
-                truths = [truth for truth in batch.truths for _ in range(self._config.num_generations)]
-                found = compare(out.masks, truths, batch.pack.image_of, self._shop.recipe.mask)
-                judged = self._judge(batch, found.iou)
+                out = self._shop.trainee(batch.sights, batch.pack, texts=False) if self._masks else None
+                judged = self._judge(batch, self._compare(batch, out.masks if out is not None else None))
                 totals = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
                 shares += (totals.mean(dim=1) / max(self._rewards.largest, 1e-9)).clamp(0, 1).tolist()
         return shares
@@ -213,7 +226,6 @@ class Policy:
         meter.add("length/read", batch.pack.tokens, len(judged))
         meter.add("rate/truncated", sum(j.ids[-1] not in ends for j in judged), len(judged))
         meter.add("rate/box_right", sum(_box_iou(j) > 0.5 for j in judged), len(judged))
-        meter.add("train/mask_iou", sum(j.mask_iou for j in judged), len(judged))
         meter.add("sampler_difference", (scored.logps.detach()[real] - sampled).abs().sum(), tokens)
         if reference is not None:
             meter.add("kl", grpo.k3(scored.logps.detach(), reference)[real].sum(), tokens)

@@ -2,7 +2,8 @@
 
 Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
 function with TRL's signature, named by its dotted path: ``f(prompts, completions, completion_ids, **columns)`` gives
-one number or None per completion; columns are lists of the same length.
+one number or None per completion; columns are lists of the same length. One that never looks at ``mask_iou`` may say so
+with the attribute ``reads_masks = False``, so that training without a mask loss decodes no masks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Judged:
         ids: Its token ids.
         box: In pixels of the original image, where the text names one.
         truth: The referent's box, where there is one.
-        mask_iou: Intersection over union of the predicted mask.
+        mask_iou: Intersection over union of the predicted mask; NaN where none was decoded.
         columns: What else is known of the sample, for rewards of the user's own.
     """
 
@@ -124,6 +125,9 @@ class Rewards:
         self._user = {c.name: _resolve(c.name) for c in self._configs if "." in c.name}
         self.names = tuple(c.label for c in self._configs)
         self.largest = sum(c.weight for c in self._configs if c.weight > 0)
+        self.reads_masks = "mask" in (c.name for c in self._configs) or any(
+            getattr(function, "reads_masks", True) for function in self._user.values()
+        )
 
     def __call__(self, judged: Sequence[Judged]) -> dict[str, list[float]]:
         """Every reward of every completion, unweighted; NaN where a reward of the user's own says None.

@@ -159,3 +159,13 @@ def test_ones_own_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in ("no_such_module.f", "math.no_such_function", "math.pi"):
         with pytest.raises(UsageError, match=path):
             Rewards([RewardConfig(name=path)])
+
+
+def test_only_a_reward_that_says_so_does_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, shorter, infinite)
+    monkeypatch.setattr(infinite, "reads_masks", False, raising=False)
+    blind = [RewardConfig(name=name) for name in ("format", "box", "my_rewards.infinite")]
+    assert not Rewards(blind).reads_masks
+    for name in ("mask", "my_rewards.shorter"):
+        assert Rewards([*blind, RewardConfig(name=name)]).reads_masks
+        assert not Rewards([*blind, RewardConfig(name=name, weight=0)]).reads_masks

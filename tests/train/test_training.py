@@ -144,6 +144,21 @@ def test_a_group_that_gets_no_gradient_is_an_error(run: Run) -> None:
         run(tiny_recipe("supervised", {"mask": {"weight": 0}}))
 
 
+def test_grpo_that_asks_for_no_masks_decodes_none(run: Run) -> None:
+    """And is otherwise the same: the queries change nothing in front of them."""
+    texts = {k: None for k in RATES["grpo"]} | {"embeddings": 1e-3, "language": 1e-3}
+    over = {"mask": {"weight": 0}, "optimiser": {"rates": texts, "steps": 2}}
+    rewards = [{"name": "format"}, {"name": "box"}]
+    _, without = run(tiny_recipe("grpo", {**over, "grpo": {"rewards": rewards}}), "without")
+    rewards = [*rewards, {"name": "mask", "weight": 1e-12}]
+    _, beside = run(tiny_recipe("grpo", {**over, "grpo": {"rewards": rewards}}), "beside")
+    for one, other in zip(without.steps, beside.steps, strict=True):
+        assert "train/mask_iou" not in one and "train/mask_iou" in other and "loss/dice" not in one
+        assert one["length/read"] < other["length/read"]
+        for name in ("reward/box", "entropy", "kl", "length/answer", "grad_norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6), name
+
+
 def test_modes_agree_between_training_and_evaluation(run: Run) -> None:
     """SAM 2 would choose among several masks in evaluation, of which one was trained."""
     result, _ = run(tiny_recipe("supervised"))

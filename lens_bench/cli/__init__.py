@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_bench import __version__
-from lens_bench.cli import data, looking, reports, running, training
+from lens_bench.cli import data, looking, profiling, reports, running, training
 from lens_bench.cli.options import debug as traceback_switch
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": running.score,
     "merge": running.merge,
     "predict": running.predict,
+    "profile": profiling.profile,
     "train": training.train,
     "compare": reports.compare,
     "gate": reports.gate,

@@ -54,6 +54,7 @@ KEPT = {
     "run": "what was done is kept; the same command continues",
     "score": "predictions are kept; the same command scores them again",
     "merge": "the shards are kept; the same command merges them again",
+    "profile": "what was measured is kept; the same command continues with the rest",
     "train": "the last checkpoint is kept; the same command continues from it",
     "make": "splits that were finished are kept, the one that was not is thrown away",
 }

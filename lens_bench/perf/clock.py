@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 _READS = 2000
+_LATE = 1e-3
 
 
 class Clock(Protocol):
@@ -34,9 +35,12 @@ class WallClock:
         return time.perf_counter()
 
     def sleep(self, seconds: float) -> None:
-        """Wait; a time in the past is no wait."""
-        if seconds > 0:
-            time.sleep(seconds)
+        """Wait. The last millisecond is spent reading the clock, because the system wakes a sleeper late."""
+        end = time.perf_counter() + seconds
+        if seconds > _LATE:
+            time.sleep(seconds - _LATE)
+        while time.perf_counter() < end:
+            pass
 
 
 class StageClock:

@@ -1,8 +1,8 @@
 """Percentiles and rates with 95 % intervals that assume nothing about the distribution of latencies.
 
 A percentile is the nearest-rank one, as MLPerf Inference reports it. Its interval lies between two order statistics:
-the number of samples below the true quantile is binomial, whatever the distribution (David and Nagaraja, Order Statistics,
-section 7.1). Where there are too few samples for an end, that end is None.
+the number of samples below the true quantile is binomial, whatever the distribution (David and Nagaraja, Order
+Statistics, section 7.1). Where there are too few samples for an end, that end is None.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+"""Options of `profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_bench.cli.options import AllowPartial, AsJson, DataRoot, Out, Suite, command
+
+
+@command
+def profile(
+    suite: Suite,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="single-stream (one picture, one expression at a time), offline (throughput over batch sizes), "
+            "server (requests that come by themselves); several with commas. Default: all."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Whose pictures; default: the card's first.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures taken from the split, drawn by the seed.")] = 32,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that each figure is measured for.")] = 10.0,
+    batch_sizes: Annotated[
+        str, typer.Option(help="offline: images a call, e.g. 1,4,16; auto doubles until throughput stops growing.")
+    ] = "auto",
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="server: most requests of one call. Default: offline's best batch size.")
+    ] = None,
+    latency_bound: Annotated[str, typer.Option(help="server: what has to hold, e.g. p99=2s or p90=350ms.")] = "p99=2s",
+    image_size: Annotated[
+        str | None, typer.Option(help="Stretch every picture, e.g. 640x480, so that models see equal work.")
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Force every answer to this length, so that models do equal work.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Build the model at its full size without a checkpoint.")
+    ] = False,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option("--model-arg", help="key=value; `lens-bench show MODEL` lists the keys. Repeatable."),
+    ] = None,
+    data_root: DataRoot = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    out: Out = Path("results/runs"),
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that one call of a model in a foreign environment may take.")
+    ] = 600.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
+    allow_partial: AllowPartial = False,
+    plots: Annotated[
+        bool, typer.Option(help="Draw latencies, throughput, rates and stages beside profile.json.")
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured; do nothing.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures, arrivals and random weights.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast a model is, and why: latency, throughput, request rate; stages, memory, energy, rooflines.
+
+    Results go to profile.json: in the directory of the run of the same settings, whose leaderboard row then shows them;
+    with --image-size, --new-tokens or --random-weights in a directory of its own. The same command again continues
+    with what is missing. Figures measured beside other work, under a debugger or in several sessions are marked as not
+    comparable, with the reason.
+
+    Start with: lens-bench profile --suite shapes --model full --duration 2
+
+    Equal work without weights: lens-bench profile -s shapes -m lens-3b --random-weights --image-size 640x480
+    --new-tokens 32
+    """
+    from lens_bench.commands import profile as work
+    from lens_bench.commands.data import data_root as root_of
+    from lens_bench.perf import knobs as read
+    from lens_bench.run.options import arguments
+    from lens_bench.run.plan import Request
+
+    request = Request(
+        args=arguments(model_arg or []),
+        data_root=root_of(data_root),
+        out=out,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        seed=seed,
+        fresh=fresh,
+        allow_partial=allow_partial,
+        timeout=timeout,
+    )
+    knobs = read.Knobs(
+        scenarios=read.scenarios(scenario or []),
+        images=images,
+        duration=duration,
+        batch_sizes=read.batch_sizes(batch_sizes),
+        concurrency=concurrency,
+        bound=read.latency_bound(latency_bound),
+        image_size=read.image_size(image_size) if image_size else None,
+        new_tokens=new_tokens,
+        random_weights=random_weights,
+    )
+    work.profile(suite, split, model, request, knobs, work.Wishes(plots, dry_run, as_json))

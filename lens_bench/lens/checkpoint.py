@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.attention import prefer_flash
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, Positions, read_config, released_config
-from lens_bench.lens.hf import is_flash_attn_2_available
 from lens_bench.lens.layouts import (
     OWN,
     QWEN,
@@ -31,9 +31,13 @@ from lens_bench.lens.layouts import (
     tied_names,
 )
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_files, folder_shards, pickle_source
 from lens_bench.records import LoadReport
+
+# The language model's blocks among our tensors.
+BLOCKS = "qwen.model.language_model.layers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,11 @@ class Loaded:
 
 
 def load(
-    folder: Path, device: str | torch.device = "cpu", precision: Precision | None = None, recipe: Recipe | None = None
+    folder: Path,
+    device: str | torch.device = "cpu",
+    precision: Precision | None = None,
+    recipe: Recipe | None = None,
+    bits: Bits | None = None,
 ) -> Loaded:
     """Load a checkpoint folder of ours (``lens_config.json``) or of the authors (``config.json`` of LENS).
 
@@ -70,6 +78,7 @@ def load(
         device: Where to.
         precision: Of the parts; float32 by default.
         recipe: How to ask a released checkpoint, whose files do not say it. Overrides the one of our format.
+        bits: Quantises the language model's blocks.
 
     Raises:
         CheckpointError: A file is missing or broken, or a tensor is missing, unexpected or misshapen.
@@ -79,9 +88,14 @@ def load(
     with torch.device("meta"):
         model = LensModel(config)
     plan = make_plan(layout, own_shapes(model), source, tied_names(model))
-    assign(model, plan, device, precision or Precision())
+    precision = precision or Precision()
+    assign(model, plan, device, precision, "cpu" if bits else None)
+    found = report(model, [plan])
+    if bits:
+        quantise(model.qwen.model.language_model.layers, bits, device, precision.text)
+        found = replace(found, notes=(*found.notes, f"the language model's blocks are held in {bits}"))
     choose_attention(model)
-    return Loaded(model.eval(), report(model, [plan]))
+    return Loaded(model.eval(), found)
 
 
 def describe(folder: Path, recipe: Recipe | None = None) -> tuple[LensConfig, Layout]:
@@ -175,7 +189,7 @@ def load_plain(
     model.head.initialise(torch.Generator().manual_seed(seed))
     for plan in plans:
         _place_all(model, plan, device, precision)
-    _finish(model, device)
+    finish(model, device)
     note = f"head initialised from seed {seed}"
     found = report(model, plans)
     return Loaded(model.eval(), LoadReport(found.parameters, found.ignored, (*found.notes, note)))
@@ -225,22 +239,31 @@ def plain_config(
 
 
 def choose_attention(model: LensModel) -> None:
-    """Give the vision tower FlashAttention 2 where it is installed and fits: windows of an image then need no loop.
-
-    The language model keeps PyTorch's own kernels, because rows with gaps need masks, which FlashAttention 2 lacks.
-    """
-    half = model.text_dtype in (torch.float16, torch.bfloat16)
-    if model.device.type == "cuda" and half and is_flash_attn_2_available():
-        model.qwen.model.visual.set_attn_implementation("flash_attention_2")
+    """FlashAttention 2 for the vision tower where it is installed and fits."""
+    prefer_flash(model.qwen.model.visual, model.device, model.text_dtype)
 
 
 # ---------------------------------------------------------------------------------------------- placing tensors
 
 
-def assign(model: LensModel, plan: Plan, device: str | torch.device, precision: Precision | None = None) -> None:
-    """Fill a model that lies on the meta device from a plan that covers all of it."""
-    _place_all(model, plan, device, precision or Precision())
-    _finish(model, device)
+def assign(
+    model: LensModel,
+    plan: Plan,
+    device: str | torch.device,
+    precision: Precision | None = None,
+    blocks: str | torch.device | None = None,
+) -> None:
+    """Fill a model that lies on the meta device from a plan that covers all of it.
+
+    Args:
+        model: The model.
+        plan: Where each tensor comes from.
+        device: Where to.
+        precision: Of the parts.
+        blocks: Where the language model's blocks go, if elsewhere.
+    """
+    _place_all(model, plan, device, precision or Precision(), blocks)
+    finish(model, device)
 
 
 def place(model: LensModel, device: str | torch.device, precision: Precision) -> LensModel:
@@ -252,7 +275,7 @@ def place(model: LensModel, device: str | torch.device, precision: Precision) ->
     ]
     for part, dtype in parts:
         part.to(device=device, dtype=dtype)
-    _finish(model, device)
+    finish(model, device)
     choose_attention(model)
     return model
 
@@ -268,13 +291,20 @@ def report(model: LensModel, plans: list[Plan]) -> LoadReport:
     )
 
 
-def _place_all(model: LensModel, plan: Plan, device: str | torch.device, precision: Precision) -> None:
+def _place_all(
+    model: LensModel,
+    plan: Plan,
+    device: str | torch.device,
+    precision: Precision,
+    blocks: str | torch.device | None = None,
+) -> None:
     rows: dict[str, dict[int, Tensor]] = {}
     tied = tied_names(model)
     for slot, key in plan.keys.items():
         if slot.name in tied:
             continue
-        tensor = plan.source.tensor(key).to(device=device, dtype=precision.of(slot.name))
+        where = blocks if blocks is not None and slot.name.startswith(BLOCKS) else device
+        tensor = plan.source.tensor(key).to(device=where, dtype=precision.of(slot.name))
         if slot.row is None:
             _place(model, slot.name, tensor)
         else:
@@ -310,7 +340,7 @@ def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
 
 
-def _finish(model: LensModel, device: str | torch.device) -> None:
+def finish(model: LensModel, device: str | torch.device) -> None:
     """Tie the embeddings, recompute the rotary tables that no file holds, and make sure that nothing is left empty."""
     if tied_names(model):
         model.qwen.lm_head.weight = model.embedding.weight

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.layouts import Plan, make_plan, own_shapes
+from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import (
     MemorySource,
     SafetensorsSource,
@@ -28,10 +29,11 @@ from lens_bench.lens.sources import (
 from lens_bench.llava_sam.config import Family, read_json, released_config
 from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, left_out_by, released
 from lens_bench.llava_sam.modeling import LlavaSam
-from lens_bench.llava_sam.quantise import QUANTISED, Bits, quantise
 from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
 from lens_bench.records import LoadReport
 
+# LLaMA's blocks among the model's tensors.
+QUANTISED = "llama.model.layers."
 IMAGE_TOKENS = ("<im_start>", "<im_end>")
 
 

@@ -10,17 +10,16 @@ import torch
 
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.hub_cache import cached_folder
+from lens_bench.lens.quantise import bits_of
 from lens_bench.llava_sam.checkpoint import load, weight_digest
 from lens_bench.llava_sam.config import Family
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
-from lens_bench.llava_sam.quantise import Bits
 from lens_bench.llava_sam.tokens import SEG, SegTokenizer
 from lens_bench.masks import union
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_BITS: Mapping[str, Bits] = {"8bit": "8bit", "4bit": "4bit"}
 _SLOT = "{expression}"
 
 
@@ -87,7 +86,7 @@ class LlavaSegmenter:
             CheckpointError: A file or tensor is missing, broken or does not fit.
         """
         folder, tower = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
-        bits = _BITS.get(self.text("load_in"))
+        bits = bits_of(self.text("load_in"), self.options.device)
         loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype], bits)
         self._tokenizer = loaded.tokenizer
         self._template = Template(loaded.tokenizer, self._lead, self._follow)

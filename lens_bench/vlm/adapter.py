@@ -146,10 +146,12 @@ def load_talker(options: ModelOptions) -> LoadedTalker:
         RunError: There is no endpoint.
         UsageError: It refuses the key or does not serve the model, or an argument does not fit.
     """
+    args = Arguments(options)
+    if options.engine in (ENDPOINT, VLLM) and args.has("load_in") and args.text("load_in") != "none":
+        raise UsageError(f"load_in={args.text('load_in')} is for engine hf", "quantise what the engine serves instead")
     if options.engine == ENDPOINT:
         endpoint = endpoint_of(options)
         return LoadedTalker(endpoint, 0, (*endpoint.check(), "weights behind an endpoint are known by their name only"))
-    args = Arguments(options)
     if options.engine == VLLM:
         from lens_bench.vllm_engine import VllmSettings
         from lens_bench.vlm.vllm_local import VllmVlm, context_of
@@ -158,9 +160,11 @@ def load_talker(options: ModelOptions) -> LoadedTalker:
         settings = VllmSettings(options.device, options.dtype, context_of(folder), share=args.real("vllm_share"))
         running = VllmVlm(folder, settings, args.whole("max_new_tokens"))
         return LoadedTalker(running, running.parameters, running.notes)
+    from lens_bench.lens.quantise import bits_of
     from lens_bench.vlm.local import LocalSettings, LocalVlm
 
-    local = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"))
+    bits = bits_of(args.text("load_in"), options.device) if args.has("load_in") else None
+    local = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"), bits)
     model = LocalVlm.load(language_path(options), options.device, dtype_of(options), local)
     return LoadedTalker(model, model.parameters, model.notes)
 

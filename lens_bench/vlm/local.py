@@ -16,10 +16,12 @@ from typing import cast
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.attention import attention, prefer_flash
 from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
@@ -55,10 +57,12 @@ class LocalSettings:
     Attributes:
         max_new_tokens: Most tokens of an answer.
         rows: Conversations answered together; 0 for what fits.
+        bits: Quantises the language model's blocks.
     """
 
     max_new_tokens: int = 1024
     rows: int = 0
+    bits: Bits | None = None
 
 
 class LocalVlm:
@@ -68,10 +72,14 @@ class LocalVlm:
         model: In evaluation mode, on its device.
         processor: Of the same checkpoint.
         settings: How to run it.
+        parameters: Their number, where blocks are quantised already.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, settings: LocalSettings) -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, settings: LocalSettings, parameters: int | None = None
+    ) -> None:
         self._model = model
+        self.parameters = sum(p.numel() for p in model.parameters()) if parameters is None else parameters
         self._processor = processor
         self._settings = settings
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
@@ -98,19 +106,28 @@ class LocalVlm:
         processor = read_processor(folder)
         model, info = cast("tuple[PreTrainedModel, Mapping[str, object]]", loaded)
         _check(folder, info)
+        parameters = sum(p.numel() for p in model.parameters())
+        if settings.bits:
+            quantise(_blocks(folder, model), settings.bits, device, dtype)
         model.to(torch.device(device))  # type: ignore[arg-type]
         model.eval()  # type: ignore[no-untyped-call]
-        return LocalVlm(model, processor, settings)
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self._model.parameters())
+        if (tower := getattr(model.model, "visual", None)) is not None:
+            prefer_flash(tower, model.device, dtype)
+        return LocalVlm(model, processor, settings, parameters)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the result should know."""
-        return ("the vision tower runs once per expression, not once per image",) if self.sharing is None else ()
+        parts = {
+            "language model": _language(self._model),
+            "vision tower": getattr(self._model.model, "visual", None),
+        }
+        notes = [attention({name: part for name, part in parts.items() if part is not None})]
+        if self._settings.bits:
+            notes.append(f"the language model's blocks are held in {self._settings.bits}")
+        if self.sharing is None:
+            notes.append("the vision tower runs once per expression, not once per image")
+        return tuple(notes)
 
     def close(self) -> None:
         """Nothing is held beside the model."""
@@ -200,6 +217,19 @@ def _check(folder: Path, info: Mapping[str, object]) -> None:
             problems.append(f"{len(found)} {kind.removesuffix('_keys')}: {', '.join(found[:10])}")
     if problems:
         raise CheckpointError(f"{folder} does not fit its own configuration; {'; '.join(problems)}")
+
+
+def _language(model: PreTrainedModel) -> PreTrainedModel:
+    find = cast("Callable[[], PreTrainedModel]", model.get_decoder)
+    return find()
+
+
+def _blocks(folder: Path, model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of the language model."""
+    layers = getattr(_language(model), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise CheckpointError(f"{folder}: no layers of a language model that could be quantised", "load_in=none")
+    return layers
 
 
 def _to(value: object, model: PreTrainedModel) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.quantise import Bits
 from lens_bench.vlm.chat import Conversation, Picture, Turn, question
 from lens_bench.vlm.local import LocalSettings, LocalVlm, weight_digest
 from lens_bench.vlm.prompting import prompt_text
@@ -47,14 +49,14 @@ def load(folder: Path, **settings: int) -> LocalVlm:
 def test_sharing_and_batching_change_nothing(vlm_folder: Path, family: str) -> None:
     asked = conversations(family)
     together = load(vlm_folder)
-    assert together.sharing is not None and together.notes == ()
+    assert together.sharing is not None and together.notes == ("attention: language model sdpa, vision tower sdpa",)
     replies = together.ask(asked)
     assert len({r.text for r in replies}) == len(replies)
     assert load(vlm_folder, rows=1).ask(asked) == replies
     apart = load(vlm_folder)
     apart.sharing = None  # transformers' own processor, every picture encoded wherever it is shown
     assert [apart.ask([c])[0] for c in asked] == replies
-    assert "once per expression" in apart.notes[0]
+    assert "once per expression" in apart.notes[-1]
 
 
 def test_the_vision_tower_sees_a_picture_once(vlm_folder: Path, family: str) -> None:
@@ -131,6 +133,18 @@ def test_an_image_that_would_be_sized_again_is_an_error(vlm_folder: Path, family
     odd = Picture(np.zeros((60, 100, 3), dtype=np.uint8))
     with pytest.raises(CheckpointError, match="sizes an image of 100x60 pixels again"):
         load(vlm_folder).ask([question(odd, "x")])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_blocks_can_be_quantised(vlm_folder: Path, family: str, bits: Bits) -> None:
+    plain = load(vlm_folder)
+    small = LocalVlm.load(vlm_folder, "cpu", torch.float32, LocalSettings(4, bits=bits))
+    packed = {n for n, p in small._model.named_parameters() if p.dtype in (torch.int8, torch.uint8)}
+    assert packed and all(name.startswith("model.language_model.layers.") for name in packed)
+    assert small.parameters == plain.parameters and any(bits in note for note in small.notes)
+    replies = small.ask(conversations(family))
+    assert all(reply.error is None and reply.tokens is not None for reply in replies)
 
 
 def test_checkpoints_that_do_not_fit(vlm_folder: Path, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """8-bit and 4-bit weights by bitsandbytes, for devices that the language model does not fit otherwise.
 
-Only the linear layers of LLaMA's blocks are quantised: they are nine tenths of the weights. Embeddings, the output
-layer, the vision tower, the head and SAM keep their precision, so a mask differs only by what its prompt differs.
+Only the linear layers of the language model's blocks are quantised: they are most of the weights. Embeddings, output
+layer, vision tower, head and SAM keep their precision, so a mask differs only by what its prompt differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,8 +15,24 @@ from torch import nn
 from lens_bench.errors import UsageError
 
 Bits: TypeAlias = Literal["8bit", "4bit"]
-# LLaMA's blocks among the model's tensors.
-QUANTISED = "llama.model.layers."
+BITS: Mapping[str, Bits] = {"8bit": "8bit", "4bit": "4bit"}
+
+
+def bits_of(said: object, device: str) -> Bits | None:
+    """What argument ``load_in`` of a card means on a device; None for weights as they are.
+
+    Raises:
+        UsageError: It is no such thing, or the device is none that bitsandbytes is meant for.
+    """
+    if said in (None, "", "none"):
+        return None
+    if said not in BITS:
+        raise UsageError(f"no weights in {said!r}", f"load_in is one of: none, {', '.join(BITS)}")
+    if not device.startswith("cuda"):
+        raise UsageError(
+            f"load_in={said} needs a GPU, the device is {device}", "--device cuda, or load_in=none and a smaller dtype"
+        )
+    return BITS[str(said)]
 
 
 def quantise(blocks: nn.ModuleList, bits: Bits, device: str | torch.device, dtype: torch.dtype) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from lens_bench.errors import UsageError
+from lens_bench.lens.quantise import Bits
 from lens_bench.llava_sam.checkpoint import Loaded, load
 from lens_bench.llava_sam.config import LISA
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.engine import Ask, Engine
-from lens_bench.llava_sam.quantise import Bits
 
 HAVE = importlib.util.find_spec("bitsandbytes") is not None
 

@@ -64,7 +64,8 @@ def latency_of(waits: Sequence[float]) -> Latency:
     """Percentiles of waits in milliseconds, and their whole distribution in steps of 1 %."""
     ordered = sorted(waits)
     curve = (ordered[0], *(ordered[rank(len(ordered), step / 100) - 1] for step in range(1, 101)))
-    return Latency(mean(waits), *(percentile(waits, q) for q in (0.5, 0.9, 0.99)), curve)
+    p50, p90, p99 = (percentile(waits, q) for q in (0.5, 0.9, 0.99))
+    return Latency(mean(waits), p50, p90, p99, curve)
 
 
 def _summary(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lens_bench.errors import DataError
+from lens_bench.perf.profile_file import PROFILE_NAME, Profile, profile_from_json
 from lens_bench.report.leaderboard.rows import Row, RowSpeed
 from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, find_runs, read_json
 from lens_bench.run.manifest import Manifest, read_manifest
@@ -19,11 +20,12 @@ _COUNTS = ("n_samples", "n_images")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished or unfinished run with its summary."""
+    """One finished or unfinished run with its summary, and with its profile where one was measured."""
 
     files: RunFiles
     manifest: Manifest
     summary: JsonObject
+    profile: Profile | None = None
 
     @property
     def protocol(self) -> str:
@@ -71,7 +73,10 @@ def collect(folder: Path) -> Found:
                 if not target.manifest.is_file():
                     shards.add(target.root)
                 continue
-            runs.append(_read(files, manifest))
+            run = _read(files, manifest)
+            profile, problem = _profile_of(run)
+            notes += [f"left out {_relative(files.root, folder)}/{PROFILE_NAME}: {problem}"] if problem else []
+            runs.append(replace(run, profile=profile))
         except DataError as error:
             notes.append(f"left out {_relative(files.root, folder)}: {error.message}")
     notes += [f"left out {_relative(root, folder)}: its shards are not merged" for root in sorted(shards)]
@@ -171,7 +176,9 @@ def _row(
 
 
 def speed_of(run: Run) -> RowSpeed | None:
-    """The speed block of a run; None where its speed is not known."""
+    """The speed of a run, by its profile where it has one; None where it is not known."""
+    if run.profile is not None:
+        return _profiled(run.profile)
     perf = run.summary.get("perf")
     if not isinstance(perf, dict):
         return None
@@ -188,6 +195,46 @@ def speed_of(run: Run) -> RowSpeed | None:
         p99_ms=_number(waits.get("p99")),
         peak_memory_mb=process if device is None else device,
         memory_of="device" if device is not None else "process" if process is not None else "",
+    )
+
+
+def _profile_of(run: Run) -> tuple[Profile | None, str]:
+    """The profile of the same model, settings and content; or None, and why one that is there does not count."""
+    path = run.files.root / PROFILE_NAME
+    if not path.is_file():
+        return None, ""
+    try:
+        profile = profile_from_json(read_json(path), path.name)
+    except DataError as error:
+        return None, error.message
+    for key in ("suite", "split", "model", "digest", "suite_hash", "weight_digest"):
+        if getattr(profile, key) != getattr(run.manifest, key):
+            return None, f"its {key} is {getattr(profile, key)!r}, that of the run {getattr(run.manifest, key)!r}"
+    return (profile if profile.single_stream is not None or profile.offline is not None else None), ""
+
+
+def _profiled(profile: Profile) -> RowSpeed:
+    """The figures of a profile. What it did not measure stays empty: figures of two measurements are not mixed."""
+    single, server = profile.single_stream, profile.server
+    best = profile.offline.best if profile.offline is not None else None
+    memories = [circumstances.memory for _, circumstances in profile.circumstances()]
+    device = [m.peak_allocated_mb for m in memories if m.peak_allocated_mb is not None]
+    found = server is not None and server.complete
+    return RowSpeed(
+        comparable=profile.comparable,
+        reasons=profile.reasons,
+        hardware=profile.hardware,
+        images_per_s=best.images_per_s.value if best is not None and best.images_per_s is not None else None,
+        expressions_per_s=(
+            best.expressions_per_s.value if best is not None and best.expressions_per_s is not None else None
+        ),
+        p50_ms=single.latency_ms.p50.value if single is not None else None,
+        p99_ms=single.latency_ms.p99.value if single is not None else None,
+        peak_memory_mb=max(device) if device else max(m.peak_rss_mb for m in memories),
+        memory_of="device" if device else "process",
+        requests_per_s=server.rate if server is not None and found else None,
+        bound=str(profile.knobs.get("latency_bound") or "") if found else "",
+        profiled=True,
     )
 
 

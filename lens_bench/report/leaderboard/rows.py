@@ -11,12 +11,14 @@ KINDS: tuple[Kind, ...] = ("measured", "published")
 
 @dataclass(frozen=True, slots=True)
 class RowSpeed:
-    """Speed of a measured run.
+    """Speed of a measured run, or of the profile in its directory.
 
     Attributes:
         comparable: False where the figures stand beside no other run's; ``reasons`` say why.
         hardware: The fingerprint; speeds on different hardware are not compared.
         peak_memory_mb: In MiB, of the device where there is one, else of the process; ``memory_of`` says which.
+        requests_per_s: Of a profile: the highest rate of requests that keeps ``bound``, e.g. ``p99=2s``.
+        profiled: The figures are of ``profile.json``: throughput of its offline scenario, latencies of single-stream.
     """
 
     comparable: bool
@@ -28,6 +30,9 @@ class RowSpeed:
     p99_ms: float | None
     peak_memory_mb: float | None
     memory_of: Literal["device", "process", ""]
+    requests_per_s: float | None = None
+    bound: str = ""
+    profiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

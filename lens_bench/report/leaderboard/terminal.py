@@ -24,6 +24,7 @@ _MEASURED = (
     "Images/s",
     "p50 ms",
     "p99 ms",
+    "Requests/s",
     "Hardware",
     "Notes",
 )

@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
 from lens_bench.report.figures import title
-from lens_bench.report.leaderboard.rows import Average, Leaderboard, Row
+from lens_bench.report.leaderboard.rows import Average, Leaderboard, Row, RowSpeed
 
 MEASURED_HEAD = (
     "#",
@@ -23,6 +23,7 @@ MEASURED_HEAD = (
     "Images/s",
     "p50 ms",
     "p99 ms",
+    "Requests/s",
     "Peak MiB",
     "Hardware",
     "Notes",
@@ -48,6 +49,7 @@ NUMERIC = frozenset(
         "Images/s",
         "p50 ms",
         "p99 ms",
+        "Requests/s",
         "Peak MiB",
         "Mean of 8 %",
         "As printed",
@@ -94,10 +96,11 @@ def sections(board: Leaderboard) -> Iterator[Section]:
 def measured_cells(row: Row) -> list[str]:
     """The cells of ``MEASURED_HEAD``."""
     speed = row.speed
-    own = [speed.images_per_s, speed.p50_ms, speed.p99_ms] if speed else [None] * 3
+    own = [speed.images_per_s, speed.p50_ms, speed.p99_ms, speed.requests_per_s] if speed else [None] * 4
     doubt = speed is not None and not speed.comparable
     memory = f"{speed.peak_memory_mb:.0f} ({speed.memory_of})" if speed and speed.peak_memory_mb is not None else ""
-    notes = (*row.notes, *(f"speed not comparable: {r}" for r in (speed.reasons if speed and doubt else ())))
+    profiled = (_profiled(speed),) if speed is not None and speed.profiled else ()
+    notes = (*row.notes, *profiled, *(f"speed not comparable: {r}" for r in (speed.reasons if speed and doubt else ())))
     return [
         place(row),
         row.model,
@@ -113,6 +116,12 @@ def measured_cells(row: Row) -> list[str]:
         speed.hardware if speed else "",
         "; ".join(notes),
     ]
+
+
+def _profiled(speed: RowSpeed) -> str:
+    """What the speed columns of a profiled row are."""
+    bound = f", requests at {speed.bound}" if speed.bound else ""
+    return f"speed: profile (throughput offline, latency single-stream{bound})"
 
 
 def published_cells(row: Row) -> list[str]:

@@ -7,6 +7,8 @@ from lens_bench.torchvision_guard import guard_torchvision
 guard_torchvision()
 
 from transformers import (  # noqa: E402
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -17,9 +19,13 @@ from transformers import (  # noqa: E402
     Sam2Config,
     Sam2Model,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
+from transformers.masking_utils import sdpa_mask  # noqa: E402
 from transformers.utils.import_utils import is_flash_attn_2_available  # noqa: E402
 
 __all__ = [
+    "AttentionInterface",
+    "AttentionMaskInterface",
     "AutoTokenizer",
     "PreTrainedTokenizerBase",
     "PreTrainedTokenizerFast",
@@ -30,4 +36,6 @@ __all__ = [
     "Sam2Config",
     "Sam2Model",
     "is_flash_attn_2_available",
+    "sdpa_attention_forward",
+    "sdpa_mask",
 ]

@@ -18,6 +18,7 @@ from lens_bench.lens.connector import ContextHead
 from lens_bench.lens.hf import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 from lens_bench.lens.positions import Grid, padded_positions
 from lens_bench.lens.sam import SamPart
+from lens_bench.lens.spans import Spans, use_spans
 
 if TYPE_CHECKING:
     from lens_bench.lens.cache import Cache
@@ -46,6 +47,7 @@ class LensModel(nn.Module):
             Qwen2_5_VLForConditionalGeneration if config.family == "qwen2_5_vl" else Qwen2VLForConditionalGeneration
         )
         self.qwen = backbone(config.qwen_config())
+        use_spans(self.qwen.model.language_model)
         self.head = ContextHead(config.head, self.width)
         self.sam = SamPart(config.sam_config())
 
@@ -127,19 +129,23 @@ class LensModel(nn.Module):
             raise ValueError(f"{int(mask.sum())} image placeholders, but {len(visual)} visual tokens")
         return embeds.masked_scatter(mask.unsqueeze(-1), visual)
 
-    def read(self, embeds: Tensor, positions: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def read(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | Spans | None = None, cache: Cache | None = None
+    ) -> Tensor:
         """Run the language model.
 
         Args:
             embeds: [B, Q, D].
             positions: [3, B, Q].
-            mask: [B, Q] with 1 at real tokens (causality is added), or bool [B, 1, Q, K] that says everything.
+            mask: [B, Q] with 1 at real tokens (causality is added), or bool [B, 1, Q, K] that says everything, or
+                spans of one long row.
             cache: Keys and values of what lies before; the new ones are added to it.
 
         Returns:
             Hidden states [B, Q, D] behind the final norm.
         """
-        attention = {"full_attention": mask} if mask is not None and mask.ndim == 4 else mask
+        complete = isinstance(mask, Spans) or (mask is not None and mask.ndim == 4)
+        attention = {"full_attention": mask} if complete else mask
         out = self.qwen.model.language_model(
             inputs_embeds=embeds,
             position_ids=positions,

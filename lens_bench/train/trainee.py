@@ -165,13 +165,13 @@ def sam_features(lens: LensModel, sights: Sequence[Sight]) -> SamFeatures:
 
 
 def read(lens: LensModel, pack: Pack, visual: Sequence[Tensor]) -> Tensor:
-    """Last hidden states of every token of a pack, rows flattened: [R * L, D]."""
+    """Last hidden states [N, D] of every token of a pack."""
     embeds = lens.embed(pack.ids, [])
     pictures = torch.cat([visual[n] for n in pack.images]).to(embeds)
     embeds = embeds.masked_scatter(pack.picture.unsqueeze(-1), pictures)
     queries = lens.head.queries[0].to(embeds.dtype)
     embeds = embeds.masked_scatter(pack.slots.unsqueeze(-1), queries.repeat(len(pack.queries_at), 1))
-    return lens.read(embeds, pack.positions, pack.mask).flatten(0, 1)
+    return lens.read(embeds, pack.positions, pack.spans)[0]
 
 
 def score(

@@ -1,8 +1,8 @@
 """Attention of rows that stand one behind the other: prefixes, and segments that each continue one of them.
 
-A training batch holds every image once, with all its expressions behind it. As rows of one tensor, padded to the longest
-and with a mask over everything, most of the attention would be computed for nothing: a segment sees its prefix and
-itself, never its neighbours. Here a batch is one long row without padding, and attention runs span by span.
+A training batch holds every image once, with all its expressions behind it. As rows of one tensor, padded to the
+longest and with a mask over everything, most of the attention would be computed for nothing: a segment sees its prefix
+and itself, never its neighbours. Here a batch is one long row without padding, and attention runs span by span.
 """
 
 from __future__ import annotations

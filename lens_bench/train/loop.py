@@ -178,6 +178,7 @@ class Training:
             weight_decay=settings.weight_decay,
         )
         prepared, self.optimiser = accelerator.prepare(trainee.train(), optimiser)
+        self.parameters = list(prepared.parameters())
         visual, sam = uses(recipe)
         album = Album(lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30)
         layout = layout_of(lens, start.prompter)
@@ -254,7 +255,7 @@ class Training:
 
     def _clip(self) -> torch.Tensor:
         """Clip gradients and return their norm; stops before a broken gradient reaches the weights."""
-        norm = self.accelerator.clip_grad_norm_(self.shop.trainee.parameters(), self.recipe.optimiser.max_norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.recipe.optimiser.max_norm)
         value = torch.as_tensor(0.0 if norm is None else norm)
         if not math.isfinite(float(value)):
             raise RunError(f"the gradient's norm is {float(value)}", f"last good checkpoint: {self.last}")

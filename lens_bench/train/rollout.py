@@ -19,11 +19,15 @@ from torch import Tensor
 from lens_bench.lens.batching import Budget, row_budget
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.modeling import LensModel
-from lens_bench.lens.positions import next_position, prefix_positions
+from lens_bench.lens.positions import Grid, next_position, prefix_positions
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.writer import HfWriter, Row, Written
 from lens_bench.train.draws import stream
 from lens_bench.train.trainee import Sight, see
+
+# Answers decoded together on a CPU, whose memory is large, and tokens of prompts read together.
+_CPU_ROWS = 256
+_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ class HfSampler:
         self._prompter = prompter
         self._temperature = temperature
         self._longest = longest
-        self._rows = Budget(rows or row_budget(lens.device, 4 * lens.width * 1024), "rollouts")
+        fits = row_budget(lens.device, 4 * lens.width * 1024) if lens.device.type == "cuda" else _CPU_ROWS
+        self._rows = Budget(rows or fits, "rollouts")
 
     def sync(self) -> None:
         """Nothing to do: the weights are the policy's own."""
@@ -91,8 +96,8 @@ class HfSampler:
         """``members`` answers to each group, in order."""
         was_training = self._lens.training
         self._lens.eval()
-        prefixes = [prefix(self._lens, self._prompter.before, ask.sight) for ask in asks]
-        rows = [self._row(n * members + m, ask, prefixes[n]) for n, ask in enumerate(asks) for m in range(members)]
+        prompts = read_prompts(self._lens, self._prompter.before, asks)
+        rows = [self._row(n * members + m, ask, prompts[n]) for n, ask in enumerate(asks) for m in range(members)]
         keys = [(asks[row.number // members].place, row.number % members) for row in rows]
         choose = _Inverse(self._temperature, seed, keys, self._longest)
         writer = HfWriter(self._lens, self._prompter.ends, self._prompter.padding, with_queries=False, choose=choose)
@@ -108,10 +113,9 @@ class HfSampler:
         ]
         return [found[n * members : (n + 1) * members] for n in range(len(asks))]
 
-    def _row(self, number: int, ask: Ask, prefix: Prefix) -> Row:
-        lens, before = self._lens, len(self._prompter.before)
-        start = next_position(lens.config.positions, before, ask.sight.prepared.grid, lens.merge)
-        return Row(number, ask.sight.prepared, prefix, start, ask.after, ask.text, self._longest)
+    def _row(self, number: int, ask: Ask, prompt: Prefix) -> Row:
+        last = _start(self._lens, self._prompter.before, ask) + len(ask.after) - 1
+        return Row(number, ask.sight.prepared, prompt, last, ask.after[-1:], ask.text, self._longest)
 
 
 class _Inverse:
@@ -142,13 +146,49 @@ class _Inverse:
         return tokens[:, 0]
 
 
-def prefix(lens: LensModel, before: tuple[int, ...], sight: Sight) -> Prefix:
-    """Keys and values of the prompt up to the end of an image, in the model's own positions."""
-    (visual,) = see(lens, [sight])
+def read_prompts(lens: LensModel, before: tuple[int, ...], asks: Sequence[Ask]) -> list[Prefix]:
+    """Keys and values of each group's prompt but for its last token, in the model's own positions."""
+    same: dict[Grid, list[int]] = {}
+    for number, ask in enumerate(asks):
+        same.setdefault(ask.sight.prepared.grid, []).append(number)
+    found: dict[int, Prefix] = {}
+    for grid, numbers in same.items():
+        positions = prefix_positions(lens.config.positions, len(before), grid, lens.merge)
+        size = max(1, _TOKENS // positions.shape[1])
+        for start in range(0, len(numbers), size):
+            part = numbers[start : start + size]
+            read = _read_images(lens, before, [asks[n].sight for n in part], positions)
+            found |= dict(zip(part, read, strict=True))
+    return _read_questions(lens, before, asks, [found[n] for n in range(len(asks))])
+
+
+def _read_images(lens: LensModel, before: tuple[int, ...], sights: Sequence[Sight], positions: Tensor) -> list[Prefix]:
+    """Keys and values of prompts up to the end of their images, which have one size."""
     lead = lens.embed(torch.tensor(before, dtype=torch.long, device=lens.device), [])
-    embeds = torch.cat([lead, visual.to(lead)])[None]
-    positions = prefix_positions(lens.config.positions, len(before), sight.prepared.grid, lens.merge)
-    cache = KeyValues.empty(len(lens.qwen.model.language_model.layers), 1, lens.device)
-    real = torch.ones(1, embeds.shape[1], dtype=torch.bool, device=lens.device)
-    lens.read(embeds, positions[:, None].to(lens.device), cache.open(real), cache)
-    return cache.prefix(0)
+    embeds = torch.stack([torch.cat([lead, see(lens, [sight])[0].to(lead)]) for sight in sights])
+    cache = KeyValues.empty(len(lens.qwen.model.language_model.layers), len(sights), lens.device)
+    real = torch.ones(embeds.shape[:2], dtype=torch.bool, device=lens.device)
+    lens.read(embeds, positions[:, None].expand(-1, len(sights), -1).to(lens.device), cache.open(real), cache)
+    return [cache.prefix(row) for row in range(len(sights))]
+
+
+def _read_questions(
+    lens: LensModel, before: tuple[int, ...], asks: Sequence[Ask], prefixes: Sequence[Prefix]
+) -> list[Prefix]:
+    """The same with what stands behind the image, but for the last token: its scores are where answers begin."""
+    longest = max(len(ask.after) for ask in asks) - 1
+    if not longest:
+        return list(prefixes)
+    ids = torch.tensor([[*ask.after[:-1], *[0] * (longest + 1 - len(ask.after))] for ask in asks])
+    sizes = torch.tensor([len(ask.after) - 1 for ask in asks])
+    starts = torch.tensor([_start(lens, before, ask) for ask in asks])
+    ids, steps = ids.to(lens.device), torch.arange(longest)
+    positions = (starts[:, None] + steps).expand(3, -1, -1).to(lens.device)
+    cache = KeyValues.of_prefixes(prefixes, longest)
+    lens.read(lens.embed(ids, []), positions, cache.open((steps < sizes[:, None]).to(lens.device)), cache)
+    return [cache.prefix(row) for row in range(len(asks))]
+
+
+def _start(lens: LensModel, before: tuple[int, ...], ask: Ask) -> int:
+    """Position of the first token behind the image."""
+    return next_position(lens.config.positions, len(before), ask.sight.prepared.grid, lens.merge)

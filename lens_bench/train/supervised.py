@@ -37,7 +37,7 @@ class Batch:
     Attributes:
         sights: Images, one per draw.
         pack: Their rows.
-        truths: One per segment.
+        truths: One per segment; none where no masks are learned.
         tokens: Answer tokens of the whole step, over all ranks.
         masks: Masks of the whole step.
     """
@@ -59,6 +59,7 @@ class Supervised:
         self._layout = shop.layout if recipe.mask.weight else replace(shop.layout, queries=0)
         smooth = recipe.text.smoothing > 0
         self._ladder = coordinate_ids(shop, recipe.answer.step) if smooth else ()
+        self._segments: dict[tuple[str, str], Segment] = {}
 
     def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
         """See ``Objective``."""
@@ -71,15 +72,15 @@ class Supervised:
         for start in range(0, len(draws), size):
             part = draws[start : start + size]
             sights = shop.album.sights([draw.items[0] for draw in part])
-            truths = [[truth_of(item.sample.truth) for item in draw.items] for draw in part]
             asked = [
-                [self._segment(item, truth, sight.prepared) for item, truth in zip(draw.items, found, strict=True)]
-                for draw, found, sight in zip(part, truths, sights, strict=True)
+                [self._segment(item, sight.prepared) for item in draw.items]
+                for draw, sight in zip(part, sights, strict=True)
             ]
             packed = pack(self._layout, [s.prepared.grid for s in sights], asked)
-            made.append((sights, packed, [t for found in truths for t in found]))
+            items = [item for draw in part for item in draw.items] if shop.recipe.mask.weight else []
+            made.append((sights, packed, [truth_of(item.sample.truth) for item in items]))
         tokens = summed(shop.accelerator, sum(int(p.real.sum()) for _, p, _ in made))
-        masks = summed(shop.accelerator, sum(len(t) for _, _, t in made))
+        masks = summed(shop.accelerator, sum(len(p.real) for _, p, _ in made))
         return [Batch(sights, packed.to(shop.device), truths, tokens, masks) for sights, packed, truths in made]
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -90,7 +91,7 @@ class Supervised:
         out = shop.trainee(batch.sights, batch.pack, texts=with_text, masks=with_mask, soft=soft)
         if not isinstance(out, Outputs):
             raise TypeError("a pack was read, but no outputs came")
-        shop.meter.add("length/read", batch.pack.tokens, len(batch.truths))
+        shop.meter.add("length/read", batch.pack.tokens, len(batch.pack.real))
         total = torch.zeros((), device=shop.device)
         if out.scored is not None:
             text = -out.scored.logps.sum()
@@ -104,12 +105,17 @@ class Supervised:
             total = total + recipe.mask.weight * (lost.loss.dice + lost.loss.bce).sum() / batch.masks
         return total
 
-    def _segment(self, item: Item, truth: Truth, prepared: Prepared) -> Segment:
-        shop = self._shop
-        coordinates = shop.lens.config.recipe.coordinates
-        text = answer_text(shop.recipe.answer, item.rationale, truth.box, prepared, coordinates)
-        ids = (*shop.tokenizer.encode(text), shop.lens.config.ends[0])
-        return Segment(shop.prompter.after(item.sample.expression), ids)
+    def _segment(self, item: Item, prepared: Prepared) -> Segment:
+        """The segment of an item; every epoch asks for the same ones."""
+        key = (item.image, item.sample.id)
+        if key not in self._segments:
+            shop = self._shop
+            coordinates = shop.lens.config.recipe.coordinates
+            box = truth_of(item.sample.truth).box
+            text = answer_text(shop.recipe.answer, item.rationale, box, prepared, coordinates)
+            ids = (*shop.tokenizer.encode(text), shop.lens.config.ends[0])
+            self._segments[key] = Segment(shop.prompter.after(item.sample.expression), ids)
+        return self._segments[key]
 
     def _soft(self, packed: Pack) -> Soft:
         """A normal distribution over neighbouring coordinates where the target is one, else the target itself."""

@@ -63,7 +63,7 @@ class CpuTime:
 
     Attributes:
         busy: Of the whole machine; None where the system does not say.
-        own: Of this process and the children it has waited for.
+        own: Of this process and all that it started, ended or not.
         throttled: How often the container's limit or heat stopped the processors.
     """
 
@@ -74,7 +74,7 @@ class CpuTime:
 
 def cpu_time() -> CpuTime:
     """Read the system's accounts."""
-    own = sum(os.times()[:4])
+    own = family_seconds()
     busy = None
     if _STAT.exists():
         words = _STAT.read_text(encoding="ascii").partition("\n")[0].split()
@@ -101,6 +101,18 @@ def cpu_reasons(before: CpuTime, after: CpuTime, wall_s: float, cores: int) -> l
         # The accounts advance in ticks of 10 ms, so a short measurement cannot tell.
         if share > OTHERS_AT_MOST and others > 0.1:
             found.append(f"other processes used {100 * share:.0f} % of the {cores} processors")
+    return found
+
+
+def device_reasons(driver: Device | None) -> list[str]:
+    """What the driver says against a measurement that is made now; nothing where it cannot be asked."""
+    if driver is None:
+        return []
+    found = []
+    if others := driver.other_processes():
+        found.append(f"{others} other processes computed on the device")
+    if slowed := driver.slowed_by():
+        found.append(f"the device was slowed down by {', '.join(slowed)}")
     return found
 
 
@@ -139,12 +151,32 @@ class Watch:
 
     def _look(self) -> None:
         """Ask the driver, at both ends of the measurement."""
-        if self._driver is None:
-            return
-        if others := self._driver.other_processes():
-            self._seen.append(f"{others} other processes computed on the device")
-        if slowed := self._driver.slowed_by():
-            self._seen.append(f"the device was slowed down by {', '.join(slowed)}")
+        self._seen += device_reasons(self._driver)
+
+
+def family_seconds() -> float:
+    """Processor seconds of this process and of everything that descends from it; of itself alone without ``/proc``."""
+    spent: dict[int, float] = {}
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in brackets may hold anything; what follows it is fields from the third on.
+            words = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(path.parent.name)
+        parents[pid] = int(words[1])
+        spent[pid] = sum(int(w) for w in words[11:15]) / os.sysconf("SC_CLK_TCK")
+    own = os.getpid()
+    if own not in spent:
+        return sum(os.times()[:4])
+
+    def ours(pid: int) -> bool:
+        while pid not in (own, 0) and pid in parents:
+            pid = parents[pid]
+        return pid == own
+
+    return sum(seconds for pid, seconds in spent.items() if ours(pid))
 
 
 def _throttled() -> int:

@@ -12,7 +12,7 @@ from lens_bench.perf.server import Bound
 from lens_bench.records import ArgValue, Size
 
 DEFAULT_BOUND = Bound(0.99, 2.0)
-_UNITS = {"s": 1.0, "ms": 1e-3, "": 1.0}
+_PER_SECOND = {"s": 1.0, "ms": 1000.0, "": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def latency_bound(text: str) -> Bound:
     match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)=(\d+(?:\.\d+)?)(s|ms|)", text)
     if match is None or not 0 < float(match[1]) < 100 or float(match[2]) <= 0:
         raise UsageError(f"--latency-bound {text} is not of the form pNN=TIME", "for example p99=2s or p90=350ms")
-    return Bound(float(match[1]) / 100, float(match[2]) * _UNITS[match[3]])
+    return Bound(round(float(match[1]) / 100, 9), float(match[2]) / _PER_SECOND[match[3]])
 
 
 def image_size(text: str) -> Size:

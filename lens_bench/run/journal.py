@@ -6,46 +6,24 @@ its sample is done again. One process at a time may hold a run directory.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
-from lens_bench.errors import UsageError
+from lens_bench.lock import FolderLock, Kind
 from lens_bench.records import Prediction
 from lens_bench.run.files import RunFiles, prediction_from_json, prediction_to_line, read_lines
-
-Kind: TypeAlias = type[BaseException] | None
 
 _SYNC_EVERY = 64  # lines between two fsyncs: a power cut may cost these, a killed process costs none
 
 
-class Lock:
-    """Exclusive hold on a run directory, given back when the process ends, however it ends."""
+class Lock(FolderLock):
+    """Exclusive hold on a run directory."""
 
     def __init__(self, files: RunFiles) -> None:
-        files.root.mkdir(parents=True, exist_ok=True)
-        self._stream = files.lock.open("a+")
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._stream.seek(0)
-            holder = self._stream.read().strip() or "unknown"
-            self._stream.close()
-            hint = "wait for it, or give this run another --out"
-            raise UsageError(f"{files.root} is in use by process {holder}", hint) from None
-        self._stream.truncate(0)
-        self._stream.write(f"{os.getpid()}\n")
-        self._stream.flush()
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stream.truncate(0)
-        self._stream.close()
+        super().__init__(files.root, files.lock)
 
 
 class Journal:

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
 from lens_bench.errors import RunError, UsageError
+from lens_bench.lock import FolderLock
 from lens_bench.train.album import Album, uses
 from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
 from lens_bench.train.config import Optimiser, TrainRecipe
@@ -84,11 +86,18 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
     """Train a stage, or go on where it stopped; returns the folder of the result, which is a model.
 
     Raises:
-        LensBenchError: The recipe does not fit the data or model, or training went wrong.
+        LensBenchError: The recipe does not fit the data or model, another process trains here, or training went wrong.
     """
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     accelerator = make_accelerator(recipe)
+    # Beside the folder, because ``fresh`` throws that away.
+    mark = where.out.with_name(f".{where.out.name}.lock")
+    with FolderLock(where.out, mark) if accelerator.is_main_process else nullcontext():
+        return _train(recipe, where, progress, accelerator)
+
+
+def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: Accelerator) -> Path:
     if where.fresh and accelerator.is_main_process:
         shutil.rmtree(where.out, ignore_errors=True)
     accelerator.wait_for_everyone()

@@ -13,6 +13,7 @@ import torch
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.lens.checkpoint import load
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lock import FolderLock
 from lens_bench.report.plots.training import read_log as drawable
 from lens_bench.train import checkpoint as checkpoints
 from lens_bench.train import loop
@@ -105,6 +106,12 @@ def test_another_recipe_in_the_same_place_is_refused(run: Run) -> None:
     assert "--fresh" in caught.value.hint
     # How often is saved and evaluated may change.
     run(tiny_recipe("supervised", {"saving": {"every": 1}}))
+
+
+def test_two_trainings_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
+    with FolderLock(tmp_path / "out", tmp_path / ".out.lock"), pytest.raises(UsageError, match="in use by process"):
+        run(tiny_recipe("supervised"))
+    run(tiny_recipe("supervised"))
 
 
 def test_a_torn_checkpoint_is_named(run: Run) -> None:

@@ -1,0 +1,48 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from lens_bench.errors import UsageError
+
+Kind: TypeAlias = type[BaseException] | None
+
+
+class FolderLock:
+    """Exclusive hold on a folder, given back when the process ends, however it ends.
+
+    Args:
+        folder: What is held; named in the error.
+        file: Marks it, and is made with its parents.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = file.open("a+")
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._stream.seek(0)
+            holder = self._stream.read().strip() or "unknown"
+            self._stream.close()
+            raise UsageError(
+                f"{folder} is in use by process {holder}", "wait for it, or give this one another --out"
+            ) from None
+        self._stream.truncate(0)
+        self._stream.write(f"{os.getpid()}\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.truncate(0)
+        self._stream.close()

@@ -290,6 +290,8 @@ class TrainRecipe(_Part):
             raise ValueError("a curriculum needs rewards: stage grpo")
         if self.grpo is not None and self.data.unit == "image":
             raise ValueError("a group is about one expression: unit expression or referent")
+        if unknown := [group for group in self.optimiser.muon if group not in self.optimiser.rates]:
+            raise ValueError(f"optimiser.muon: group {unknown[0]} has no learning rate")
         if self.data.recolour and self.stage != "vision":
             raise ValueError("data.recolour belongs to stage vision")
         if self.lora is not None and "language" not in self.optimiser.rates:

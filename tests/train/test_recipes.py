@@ -69,6 +69,7 @@ def test_unknown_keys_are_errors(tmp_path: Path) -> None:
     [
         "stage=grpo", "model.qwen=x", "batch.micro=3", "optimiser.steps=0", "data.unit=nothing", "text.weight=0",
         "optimiser.rates.everything=1", "data.curriculum.measure=3", "lora.rank=4", "nonsense", "name.x=1",
+        "optimiser.muon=[vision]", "data.recolour=0.5",
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(setting: str) -> None:

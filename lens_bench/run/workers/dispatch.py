@@ -147,16 +147,18 @@ class Dispatcher:
         return ()
 
     def _overdue(self, now: float) -> Chunk:
-        """A chunk whose worker seems to hang: the oldest, if it takes far longer than any did and only one has it."""
-        if self._longest is None or not self._running:
+        """A chunk whose worker seems to hang: the oldest that takes far longer than any did and that only one has."""
+        if self._longest is None:
             return ()
-        oldest = min(self._running.values(), key=lambda run: run.since)
-        left = self._left(oldest.chunk)
-        holders = sum(1 for run in self._running.values() if set(run.chunk) & set(left))
-        if not left or holders > 1 or now - oldest.since < max(PATIENCE_S, OVERDUE * self._longest):
-            return ()
-        self.repeated += 1
-        return left
+        patience = max(PATIENCE_S, OVERDUE * self._longest)
+        for run in self._running.values():  # in the order in which they were given out
+            if now - run.since < patience:
+                break
+            left = self._left(run.chunk)
+            if left and sum(1 for other in self._running.values() if set(other.chunk) & set(left)) == 1:
+                self.repeated += 1
+                return left
+        return ()
 
     def _left(self, chunk: Chunk) -> Chunk:
         return tuple(image for image in chunk if image in self._open)

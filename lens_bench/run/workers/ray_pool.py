@@ -6,13 +6,14 @@ import logging
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from lens_bench.errors import LensBenchError, UsageError
 from lens_bench.records import ImageTask
@@ -22,6 +23,7 @@ from lens_bench.run.workers.worker import ImageAnswer, ImageParcel, Job, Worker
 
 _STORE_BYTES = 128 * 2**20  # small things travel: tasks, run-length encodings
 _FAREWELL_S = 5.0
+_KNOCK_S = 10.0
 _CAUSE = re.compile(r"The actor is dead because (?:its |the )?([^.\n]+)")
 
 Doing: TypeAlias = Literal["introduce", "load", "answer"]
@@ -171,13 +173,28 @@ def _connect(workers: Workers, share: Share) -> None:
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         return
     try:
+        _knock(workers.address)
         ray.init(workers.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except AuthenticationError as error:
+        raise UsageError(
+            f"the Ray cluster at {workers.address} wants a token",
+            "RAY_AUTH_MODE=token sends the one in ~/.ray/auth_token, which every node needs",
+        ) from error
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         said = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"there is no Ray cluster at {workers.address}: {said}",
             "`ray start --head` starts one; its address is auto on that machine, ray://HOST:10001 from elsewhere",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nobody listens: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S):
+        pass
 
 
 def _why(error: RayError) -> str:

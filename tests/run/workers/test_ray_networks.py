@@ -1,0 +1,95 @@
+"""Nodes with a network each: a head and a second node in namespaces of their own, and a cable that is cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+HEAD, OTHER = "10.77.0.1", "10.77.0.2"
+PORT = 6391
+
+
+def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=30)
+
+
+def environment() -> dict[str, str]:
+    """Without proxies, which know nothing of these networks."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**kept, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "NO_COLOR": "1", "COLUMNS": "160"}
+
+
+def inside(network: str, *command: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    full = ["ip", "netns", "exec", network, *(str(c) for c in command)]
+    return subprocess.run(full, capture_output=True, text=True, timeout=timeout, env=environment())
+
+
+def ray_start(network: str, *arguments: object) -> None:
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus", 1, "--object-store-memory", 10**8]
+    started = inside(network, *ray, *arguments)
+    assert started.returncode == 0, started.stderr + started.stdout
+
+
+@pytest.fixture
+def networks(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Two namespaces with a cable between them."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and the program ip")
+    names = f"lb-head-{os.getpid()}", f"lb-other-{os.getpid()}"
+    made = [ip("netns", "add", name) for name in names]
+    try:
+        if any(m.returncode for m in made):
+            pytest.skip(f"network namespaces are not allowed here: {made[0].stderr.strip()}")
+        cable = ip("link", "add", "lb0", "netns", names[0], "type", "veth", "peer", "name", "lb1", "netns", names[1])
+        if cable.returncode:
+            pytest.skip(f"virtual cables are not allowed here: {cable.stderr.strip()}")
+        for name, end, address in ((names[0], "lb0", HEAD), (names[1], "lb1", OTHER)):
+            for step in (("addr", "add", f"{address}/24", "dev", end), ("link", "set", end, "up")):
+                assert ip("-n", name, *step).returncode == 0
+            assert ip("-n", name, "link", "set", "lo", "up").returncode == 0
+        yield names
+    finally:
+        for name in names:
+            for pid in ip("netns", "pids", name).stdout.split():
+                subprocess.run(["kill", "-9", pid], check=False)
+            ip("netns", "del", name)
+
+
+@pytest.mark.slow
+def test_a_node_whose_cable_is_cut_costs_nothing_but_time(
+    networks: tuple[str, str], tiny: Any, tmp_path: Path, cli: Any
+) -> None:
+    head, other = networks
+    ray_start(head, "--head", "--node-ip-address", HEAD, "--port", PORT, "--include-dashboard", "false")
+    ray_start(other, "--address", f"{HEAD}:{PORT}", "--node-ip-address", OTHER)
+    command = tiny.run("slow", tmp_path, "--model-arg", "ms=200", "--batch-size", 1)
+    one = cli(*tiny.run("slow", tmp_path / "one", "--model-arg", "ms=0", "--json"))
+    expected = Path(json.loads(one.stdout)["run"]) / "scores.jsonl"
+    python = ["ip", "netns", "exec", head, sys.executable, "-m", "lens_bench.cli"]
+    full = [*python, *(str(c) for c in command), "--engine-address", f"{HEAD}:{PORT}", "--workers", "2", "--json"]
+    run = subprocess.Popen(full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    deadline = time.monotonic() + 180
+    while run.poll() is None and time.monotonic() < deadline:
+        if sum(p.read_bytes().count(b"\n") for p in tmp_path.glob("tiny/val/slow-*/predictions.jsonl")) >= 12:
+            break
+        time.sleep(0.05)
+    assert ip("-n", other, "link", "set", "lb1", "down").returncode == 0
+    out, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    summary = json.loads(out)
+    assert (Path(summary["run"]) / "scores.jsonl").read_bytes() == expected.read_bytes()
+    assert summary["complete"]
+    assert len({w["node"] for w in summary["perf"]["workers"]}) >= 1
+    assert len(summary["perf"]["workers"]) == 2
+    assert not summary["perf"]["comparable"]

@@ -9,6 +9,9 @@ fourth run on a value is a difference to the run two before.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,14 +21,28 @@ Lengths = NDArray[np.int64]
 
 MAX_DIGITS = 6  # of a compressed run length: pycocotools shifts 32-bit integers by five bits a digit
 _LARGEST = 63
+_SHORT = 4096  # bytes, that what is remembered stays below 16 MB
 
 
 def read_counts(data: bytes, what: str) -> Lengths:
-    """Run lengths int64 [runs], background first, not yet checked against an image.
+    """Run lengths int64 [runs], background first, not yet checked against an image. Not to be written to.
 
     Raises:
         DataError: The bytes are no compressed counts. ``what`` names the mask in the message.
     """
+    # A mask is read when an answer is checked and soon again when it is scored.
+    if len(data) <= _SHORT:
+        with suppress(DataError):  # raised again with the right name
+            return _remembered(data)
+    return _read(data, what)
+
+
+@lru_cache(maxsize=512)
+def _remembered(data: bytes) -> Lengths:
+    return _read(data, "mask")
+
+
+def _read(data: bytes, what: str) -> Lengths:
     codes = np.frombuffer(data, dtype=np.uint8) - np.uint8(ord("0"))  # wraps, so that one bound checks both ends
     if not len(codes):
         return np.zeros(0, dtype=np.int64)
@@ -41,6 +58,7 @@ def read_counts(data: bytes, what: str) -> Lengths:
         values -= (values & 16) << 1
     values[1::2].cumsum(out=values[1::2])
     values[2::2].cumsum(out=values[2::2])
+    values.flags.writeable = False
     return values
 
 

@@ -121,8 +121,7 @@ def _answer_rest(
         budget = _ErrorBudget(plan, scorer.errors)
         for predictions in session.answers(plan, work, speed, progress):
             journal.append(predictions)
-            for prediction in predictions:
-                scorer.put(prediction)
+            scorer.put(*predictions)
             speed.answers(predictions)
             progress.advance(len(predictions), budget.spend(predictions))
 

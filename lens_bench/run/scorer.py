@@ -34,24 +34,25 @@ class BackgroundScorer:
         self._scorer = Scorer(protocol, samples, seed, truths.prepare)
         self._scores: dict[str, Score] = {}
         self._handed: set[str] = set()
-        self._waiting: deque[Future[Score]] = deque()
+        self._waiting: deque[tuple[int, Future[list[Score]]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self.errors = 0
 
-    def put(self, prediction: Prediction) -> None:
-        """Hand over a prediction; one of a sample already handed over is passed by.
+    def put(self, *predictions: Prediction) -> None:
+        """Hand over predictions; those of samples already handed over are passed by.
 
         Raises:
-            DataError: Scoring an earlier one failed.
+            DataError: Scoring earlier ones failed.
         """
-        if prediction.sample_id in self._handed:
+        new = [p for p in predictions if p.sample_id not in self._handed]
+        if not new:
             return
-        sample = self._samples[prediction.sample_id]
-        self._waiting.append(self._thread.submit(self._scorer.score, sample, prediction))
-        self._handed.add(prediction.sample_id)  # last: an interruption before this line costs nothing but scoring twice
-        self.errors += prediction.status == "error"
-        while self._waiting and (len(self._waiting) > _WAITING or self._waiting[0].done()):
-            self._keep(self._waiting.popleft().result())
+        self._waiting.append((len(new), self._thread.submit(self._score, new)))
+        # Last: an interruption before this line costs nothing but scoring twice.
+        self._handed.update(p.sample_id for p in new)
+        self.errors += sum(p.status == "error" for p in new)
+        while self._waiting and (sum(n for n, _ in self._waiting) > _WAITING or self._waiting[0][1].done()):
+            self._keep(self._waiting.popleft()[1].result())
 
     @property
     def handed(self) -> int:
@@ -66,11 +67,14 @@ class BackgroundScorer:
         """
         try:
             while self._waiting:
-                self._keep(self._waiting.popleft().result())
+                self._keep(self._waiting.popleft()[1].result())
         finally:
             self._thread.shutdown(cancel_futures=True)
             self._truths.close()
         return [self._scores[sample_id] for sample_id in self._samples if sample_id in self._scores]
 
-    def _keep(self, score: Score) -> None:
-        self._scores[score.sample_id] = score
+    def _score(self, predictions: Sequence[Prediction]) -> list[Score]:
+        return [self._scorer.score(self._samples[p.sample_id], p) for p in predictions]
+
+    def _keep(self, scores: Sequence[Score]) -> None:
+        self._scores.update((score.sample_id, score) for score in scores)

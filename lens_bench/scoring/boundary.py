@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from lens_bench import masks
 from lens_bench.records import Rle
 
+REMEMBERED = 32  # bands of at most an eighth of a byte a pixel
 Bits: TypeAlias = NDArray[np.uint8]  # [columns, ceil(H / 8)]: eight pixels of a column a byte
 
 
@@ -32,11 +34,13 @@ class Band:
 EMPTY_BAND = Band(0, np.zeros((0, 0), dtype=np.uint8), 0)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def band_of(rle: Rle, ignore: Rle | None = None) -> Band:
     """The boundary band of a mask, without the pixels of ``ignore``. Equal to ``masks.boundary`` of the whole mask.
 
     A square erodes like a column after a row. Along a column erosion only shortens runs, so that is done before there
-    are pixels. Beyond the mask's columns all is background, exactly like all beyond the image.
+    are pixels. Beyond the mask's columns all is background, exactly like all beyond the image. Not to be written to:
+    the same object is returned for the same mask, since expressions of one referent are often answered alike.
     """
     edges = masks.run_lengths(rle).cumsum()
     starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
@@ -62,7 +66,7 @@ def _pixels(
     bounds = np.empty(2 * len(starts) + 2, dtype=np.int64)
     bounds[0], bounds[-1] = first * height, last * height
     bounds[1:-1:2], bounds[2:-1:2] = starts, ends
-    return masks.rasterise(np.diff(bounds)).reshape(last - first, height)
+    return masks.rasterise(bounds[1:] - bounds[:-1]).reshape(last - first, height)
 
 
 def _eroded(bits: Bits, reach: int) -> Bits:

@@ -1,10 +1,11 @@
-"""Expressions per second: our engine against the authors-style loop, side by side in one process.
+"""Expressions per second: our engine against the authors-style loop and against one ``generate`` per expression.
 
     python benchmarks/lens/speed.py                      # CPU, 20-60 M parameters, 8 images x 7 expressions
     python benchmarks/lens/speed.py --device cuda --size 3b --dtype bfloat16 --images 32 --json results/lens_h200.json
 
-Both run the same model with random weights and the same prompts, and must give the same text and the same masks; the
-answers are cut at ``--tokens`` tokens. Rounds alternate between the two, so that other load on the machine meets both.
+All run the same model with random weights and the same prompts in one process, and must give the same text and the
+same masks; the answers are cut at ``--tokens`` tokens. Rounds alternate between them, so that other load on the machine
+meets all alike; ``--clock cpu`` counts this process's processor time instead of the wall clock's.
 The referents of the loop hold two to three expressions each, as in RefCOCO.
 """
 
@@ -17,8 +18,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -34,7 +36,7 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sizes import lens_3b
-from lens_bench.lens.tiny import byte_tokenizer, lively, special_id
+from lens_bench.lens.tiny import byte_tokenizer, lively, special_id, tiny_config, tiny_sam
 from lens_bench.records import Pixels
 
 FLIPPED = 1e-3
@@ -82,6 +84,22 @@ def full_config(positions: Positions, tokens: int, sam_size: int) -> LensConfig:
         "sam": sam_preset("sam2_hiera_l", sam_size),
     }
     return config.model_copy(update=changes)
+
+
+def make_model(
+    size: str, positions: Positions, tokens: int, sam_size: int, device: str, precision: Precision
+) -> LensModel:
+    """A model with random weights on its device; the full one is made there, 15 GB of float32 take their time."""
+    if size == "3b":
+        from lens_bench.lens.random_weights import random_lens
+
+        return random_lens(full_config(positions, tokens, sam_size or 1024), 0, device, precision)
+    if size == "tiny":
+        recipe = Recipe(max_pixels=112 * 112, max_length=None, max_new_tokens=tokens)
+        config = tiny_config(positions, recipe=recipe).model_copy(update={"sam": tiny_sam(sam_size or 128)})
+    else:
+        config = small_config(positions, tokens, sam_size or 512)
+    return place(lively(fresh(config, 0), 0), device, precision)
 
 
 def _config(
@@ -147,23 +165,25 @@ def make_work(images: int, expressions: int, seed: int = 0) -> Work:
     return Work(pictures, referents)
 
 
-def authors_loop() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lens_authors_loop", Path(__file__).parent / "authors_loop.py")
+def peer(name: str) -> ModuleType:
+    """A module beside this one."""
+    spec = importlib.util.spec_from_file_location(f"lens_{name}", Path(__file__).parent / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["lens_authors_loop"] = module
+    sys.modules[f"lens_{name}"] = module
     spec.loader.exec_module(module)
     return module
 
 
-def clock(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device, clock: str) -> float:
+    read = time.process_time if clock == "cpu" else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begin = time.perf_counter()
+    begin = read()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    return read() - begin
 
 
 def executed_flops(engine: Engine, work: Work) -> float:
@@ -174,47 +194,57 @@ def executed_flops(engine: Engine, work: Work) -> float:
     return counter.get_total_flops() / len(few)
 
 
-def compare(model: LensModel, work: Work, rounds: int) -> dict[str, object]:
-    """Run both in turn; check that they agree; give speeds and the ratio of every round."""
+def compare(model: LensModel, work: Work, rounds: int, clock: str = "wall") -> dict[str, object]:
+    """Run all in turn; check that they agree; give speeds and the ratios of every round."""
     prompter = Prompter(model.config.recipe, byte_tokenizer(), frozenset(model.config.ends), model.config.padding)
-    engine, loop = Engine(model, prompter), authors_loop()
-    ours: list[Answer] = []
-    plain: list[object] = []
+    engine, authors, plain = Engine(model, prompter), peer("authors_loop"), peer("generate_loop")
+    stages: list[dict[str, float]] = []
 
-    def run_engine() -> None:
-        ours[:] = engine.answer(work.images, work.asks)
+    def run_engine(some: Work) -> Sequence[Answer]:
+        found = engine.answer(some.images, some.asks)
+        stages.append(dict(engine.seconds))
+        return found
 
-    def run_loop() -> None:
-        plain[:] = [
-            result
-            for image, texts in work.referents
-            for result in loop.segment_referent(model, prompter, work.images[image], texts)
-        ]
+    def run_loop(some: Work) -> Sequence[Answer]:
+        pairs = some.referents
+        return [r for n, texts in pairs for r in authors.segment_referent(model, prompter, some.images[n], texts)]
 
+    def run_plain(some: Work) -> Sequence[Answer]:
+        return [plain.segment(model, prompter, some.images[n], text) for n, text in some.asks]
+
+    sides = {"engine": run_engine, "loop": run_loop, "generate": run_plain}
     few = Work(work.images[:1], [r for r in work.referents if r[0] == 0][:1])
-    engine.answer(few.images, few.asks)
-    loop.segment_referent(model, prompter, few.images[0], few.referents[0][1])
-    seconds: dict[str, list[float]] = {"engine": [], "loop": []}
+    for run in sides.values():
+        run(few)
+    answers: dict[str, Sequence[Answer]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+
+    def turn(name: str) -> None:
+        answers[name] = sides[name](work)
+
     for number in range(rounds):
-        order = [("engine", run_engine), ("loop", run_loop)]
-        for name, job in order if number % 2 == 0 else order[::-1]:
-            seconds[name].append(clock(job, model.device))
-    texts = sum(a.ids != b.ids for a, b in zip(ours, plain, strict=True))
-    flips = [
-        float(np.mean(masks.decode(a.mask) != b.mask)) for a, b in zip(ours, plain, strict=True) if a.mask is not None
-    ]
-    count = len(work.asks)
-    best = {name: min(times) for name, times in seconds.items()}
+        for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
+            seconds[name].append(timed(partial(turn, name), model.device, clock))
+    count, ours = len(work.asks), answers["engine"]
+    ratios = {
+        name: [b / a for a, b in zip(seconds["engine"], seconds[name], strict=True)] for name in ("loop", "generate")
+    }
     return {
         "expressions": count,
         "answer_tokens_mean": statistics.mean(len(a.ids) for a in ours),
-        "engine_per_second": count / best["engine"],
-        "loop_per_second": count / best["loop"],
-        "ratios": [b / a for a, b in zip(seconds["engine"], seconds["loop"], strict=True)],
-        "ratio": statistics.median(b / a for a, b in zip(seconds["engine"], seconds["loop"], strict=True)),
-        "texts_that_differ": texts,
-        "largest_share_of_flipped_pixels": max(flips),
-        "stage_seconds": engine.seconds,
+        **{f"{name}_per_second": count / min(times) for name, times in seconds.items()},
+        "ratios": ratios["loop"],
+        "ratio": statistics.median(ratios["loop"]),
+        "generate_ratios": ratios["generate"],
+        "generate_ratio": statistics.median(ratios["generate"]),
+        "texts_that_differ": sum(a.ids != b.ids for n in ratios for a, b in zip(ours, answers[n], strict=True)),
+        "largest_share_of_flipped_pixels": max(
+            float(np.mean(masks.decode(a.mask) != b.mask))
+            for name in ratios
+            for a, b in zip(ours, answers[name], strict=True)
+            if a.mask is not None
+        ),
+        "stage_seconds": stages[-1],
         "flops_per_expression": executed_flops(engine, work),
     }
 
@@ -223,16 +253,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--size", default="small", choices=["small", "3b"])
+    parser.add_argument("--size", default="small", choices=["tiny", "small", "3b"])
     parser.add_argument("--positions", nargs="+", default=["lens-1d", "mrope"], choices=["lens-1d", "mrope"])
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--expressions", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument(
-        "--sam-size", type=int, default=0, help="Input side of SAM 2: 512 (small) or 1024 (3b) unless given."
+        "--sam-size",
+        type=int,
+        default=0,
+        help="Input side of SAM 2: 128 (tiny), 512 (small) or 1024 (3b) unless given.",
     )
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides.")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of all sides.")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="Of the device, for the utilisation.")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
@@ -244,24 +278,27 @@ def main() -> int:
         "arguments": {k: str(v) for k, v in vars(args).items()},
     }
     for positions in args.positions:
-        config = (small_config if args.size == "small" else full_config)(
-            positions, args.tokens, args.sam_size or (512 if args.size == "small" else 1024)
-        )
         dtype = getattr(torch, args.dtype)
-        model = place(lively(fresh(config, 0), 0), args.device, Precision(dtype, dtype, dtype))
-        found = compare(model, work, args.rounds)
+        model = make_model(
+            args.size, positions, args.tokens, args.sam_size, args.device, Precision(dtype, dtype, dtype)
+        )
+        found = compare(model, work, args.rounds, args.clock)
         parameters = sum(p.numel() for p in model.parameters())
         target = TARGETS["cpu" if args.device == "cpu" else "cuda"][positions]
         print(f"\n{positions}: {parameters / 1e6:.1f} M parameters, {found['expressions']} expressions")
         for key in (
             "engine_per_second",
             "loop_per_second",
+            "generate_per_second",
             "ratio",
+            "generate_ratio",
             "texts_that_differ",
             "largest_share_of_flipped_pixels",
         ):
             print(f"  {key:34s} {found[key]:.4g}")
-        print(f"  ratios of the rounds               {', '.join(f'{r:.2f}' for r in found['ratios'])}")  # type: ignore[attr-defined]
+        for key, name in (("ratios", "loop"), ("generate_ratios", "generate")):
+            spread = ", ".join(f"{r:.2f}" for r in found[key])  # type: ignore[attr-defined]
+            print(f"  rounds against {name:19s} {spread}")
         print(f"  target                             {target:g}x")
         for stage, s in found["stage_seconds"].items():  # type: ignore[attr-defined]
             print(f"    {stage:32s} {s:.3f} s")

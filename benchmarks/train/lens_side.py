@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,18 +78,23 @@ def recipe_of(task: Task) -> TrainRecipe:
     )
 
 
+def units_of(pictures: Sequence[Pixels], texts: Sequence[str]) -> tuple[Unit, ...]:
+    """A unit for each picture with its expression; the referent is a triangle in its upper half."""
+    units = []
+    for number, (pixels, text) in enumerate(zip(pictures, texts, strict=True)):
+        height, width = pixels.shape[:2]
+        truth = GroundTruth((height, width), (Polygon((1.0, 1.0, width / 2, 1.0, width / 2, height / 2)),))
+        sample = Sample(str(number), str(number), Picture(str(number), pixels), text, truth)
+        units.append(Unit(str(number), (Item(sample, f"made/train/{number}"),)))
+    return tuple(units)
+
+
 def training_of(shape: Shape, task: Task, out: Path) -> Training:
     """Everything set up; ``run`` trains."""
     recipe = recipe_of(task)
     accelerator = make_accelerator(recipe)
     lens = model_of(shape).to(accelerator.device)
-    units = []
-    for number, (pixels, text) in enumerate(zip(pictures(task), expressions(task), strict=True)):
-        height, width = pixels.shape[:2]
-        truth = GroundTruth((height, width), (Polygon((1.0, 1.0, width / 2, 1.0, width / 2, height / 2)),))
-        sample = Sample(str(number), str(number), Picture(str(number), pixels), text, truth)
-        units.append(Unit(str(number), (Item(sample, f"made/train/{number}"),)))
-    data = TrainingData(tuple(units), {}, 0, {})
+    data = TrainingData(units_of(pictures(task), expressions(task)), {}, 0, {})
     training = Training(
         recipe, Where(out, out), accelerator, Start(lens, byte_tokenizer(), ()), data, Behind(lambda: None)
     )

@@ -25,7 +25,7 @@ from lens_bench.perf.stages import Stage
 from lens_bench.progress import make_progress, waiting
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.plan import Request, make_model
-from lens_bench.run.profile import Job, make_job, measured_before, run_profile
+from lens_bench.run.profile import Job, kept, make_job, measured_before, run_profile
 
 _NONE = "–"
 
@@ -57,33 +57,25 @@ def profile(suite_name: str, split: str | None, model: str, request: Request, kn
         ensure_made(suite, name, request.data_root)
     with prints_to_stderr():
         options, segmenter = make_model(card, request)
-        with closing(segmenter):
+    with closing(segmenter):
+        with prints_to_stderr():
             job = make_job(suite, name, card, options, segmenter, request, knobs)
-            if wishes.dry_run:
-                found_before = measured_before(job)
-            else:
-                _measure(job, wishes)
-    if wishes.dry_run:
-        out.print(console.facts(_plan_facts(job, found_before)))
+        before = measured_before(job)
+        if wishes.dry_run:
+            out.print(console.facts(_plan_facts(job, before)))
+        else:
+            _measure(job, before, wishes)
 
 
-def _measure(job: Job, wishes: Wishes) -> None:
-    before = measured_before(job)
+def _measure(job: Job, before: Profile, wishes: Wishes) -> None:
     if not job.todo(before):
         note("everything was measured before; --fresh measures it again")
     try:
-        run_profile(job, make_progress())
+        with prints_to_stderr():
+            run_profile(job, make_progress())
     finally:  # what was measured is shown, whatever became of the rest
-        if job.path.exists():
-            _show(job, measured_before_or_now(job), wishes)
-
-
-def measured_before_or_now(job: Job) -> Profile:
-    """What the file holds, whoever wrote it."""
-    from lens_bench.perf.profile_file import profile_from_json
-    from lens_bench.run.files import read_json
-
-    return profile_from_json(read_json(job.path), str(job.path))
+        if (found := kept(job)) is not None:
+            _show(job, found, wishes)
 
 
 def _show(job: Job, found: Profile, wishes: Wishes) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lens_bench.cards import ModelCard, SuiteCard
-from lens_bench.errors import OutOfMemoryError, RunError, UsageError
+from lens_bench.errors import UsageError
 from lens_bench.perf.bench import Bench, Observer
 from lens_bench.perf.ceilings import Ceilings, measure_ceilings
 from lens_bench.perf.clock import WallClock, synchronise
@@ -25,15 +22,14 @@ from lens_bench.perf.offline import offline
 from lens_bench.perf.profile_file import PROFILE_NAME, Profile, Scenario, profile_from_json, profile_to_json
 from lens_bench.perf.server import server
 from lens_bench.perf.single_stream import single_stream
-from lens_bench.perf.stages import CallTime
-from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction
+from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction
 from lens_bench.run.answer import adapter_code
-from lens_bench.run.contract import checked
 from lens_bench.run.files import RunFiles, read_json, write_json
 from lens_bench.run.journal import Lock
 from lens_bench.run.pictures import Pictures, take_pictures
 from lens_bench.run.plan import Plan, Request, make_plan
 from lens_bench.run.session import load_model
+from lens_bench.run.timed import TimedModel, call, compile_seconds
 from lens_bench.segmenter import (
     RunsElsewhere,
     Segmenter,
@@ -136,6 +132,11 @@ def measured_before(job: Job) -> Profile:
     if packages[0] != packages[1]:
         raise UsageError(f"{job.path} was measured under other package versions", "--fresh measures everything again")
     return found
+
+
+def kept(job: Job) -> Profile | None:
+    """What the file holds now; None where nothing was measured yet."""
+    return profile_from_json(read_json(job.path), str(job.path)) if job.path.exists() else None
 
 
 def run_profile(job: Job, observer: Observer) -> Profile:
@@ -244,92 +245,6 @@ class _Session:
     def _keep(self, **parts: object) -> None:
         self._profile = replace(self._profile, **parts).judged()  # type: ignore[arg-type]  # named by ``_keeper``
         write_json(self._job.path, profile_to_json(self._profile))
-
-
-# ---------------------------------------------------------------------------------------------- calling a model
-
-
-@dataclass(frozen=True, slots=True)
-class TimedModel:
-    """A model that is asked with the device waited for at both ends."""
-
-    segmenter: Segmenter
-    name: str
-    device: str
-
-    def ask(self, tasks: Sequence[ImageTask]) -> tuple[Sequence[Prediction], float]:
-        """Answers and the seconds they took.
-
-        Raises:
-            OutOfMemoryError: Memory ran out.
-            RunError: The model raised something else.
-        """
-        with _named_errors(self.name):
-            synchronise(self.device)
-            start = time.perf_counter()
-            predictions = self.segmenter.segment(tasks)
-            synchronise(self.device)
-            return predictions, time.perf_counter() - start
-
-
-def call(model: TimedModel, tasks: Sequence[ImageTask]) -> CallTime:
-    """Ask, and hold the answers to their contract outside the time that is measured.
-
-    Raises:
-        OutOfMemoryError: Memory ran out.
-        RunError: The model raised something else, failed on a picture, or gave answers that are none.
-    """
-    predictions, seconds = model.ask(tasks)
-    answered = checked(tasks, predictions)
-    wrong = next((p for p in answered if p.status == "error"), None)
-    if wrong is not None:
-        raise RunError(f"model {model.name} failed on {wrong.sample_id}: {wrong.error}")
-    return CallTime(
-        seconds=seconds,
-        images=len(tasks),
-        expressions=len(answered),
-        stages=_stages(answered),
-        costs=_costs(model.segmenter, tasks, answered),
-        tokens=sum(p.tokens.completion for p in answered if p.tokens is not None),
-    )
-
-
-def compile_seconds() -> float | None:
-    """Seconds that torch has spent compiling in this process so far; None where it never compiled anything."""
-    counters = sys.modules.get("torch._dynamo.utils")
-    if counters is None:
-        return None
-    spent: Mapping[str, float] = counters.calculate_time_spent()
-    return float(spent.get("total_wall_time", 0.0))
-
-
-def _stages(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Seconds of the whole call by stage: every expression carries its share."""
-    total: dict[str, float] = defaultdict(float)
-    for prediction in predictions:
-        for stage, milliseconds in prediction.stages_ms.items():
-            total[stage] += milliseconds / 1e3
-    return dict(total)
-
-
-def _costs(segmenter: Segmenter, tasks: Sequence[ImageTask], answered: Sequence[Prediction]) -> Mapping[str, Cost]:
-    return segmenter.costs(tasks, answered) if isinstance(segmenter, SupportsCosts) else {}
-
-
-@contextmanager
-def _named_errors(model: str) -> Iterator[None]:
-    """Memory that ran out as ``OutOfMemoryError``, whatever a library calls it; other failures by model."""
-    try:
-        with adapter_code(model, "asking"):
-            yield
-    except RunError as error:
-        cause = error.__cause__
-        kinds = {kind.__name__ for kind in type(cause).__mro__} if cause is not None else set()
-        if kinds & {"OutOfMemoryError", "MemoryError"}:
-            raise OutOfMemoryError(
-                f"model {model} ran out of memory", "smaller --batch-sizes or --image-size"
-            ) from error
-        raise
 
 
 # ---------------------------------------------------------------------------------------------- before and after

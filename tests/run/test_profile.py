@@ -17,7 +17,8 @@ from lens_bench.records import Cost, ImageTask, LoadReport, Prediction, Tokens
 from lens_bench.registry import find_model
 from lens_bench.run.pictures import take_pictures
 from lens_bench.run.plan import Request, make_model
-from lens_bench.run.profile import Job, TimedModel, call, make_job, measured_before, run_profile
+from lens_bench.run.profile import Job, make_job, measured_before, run_profile
+from lens_bench.run.timed import TimedModel, call
 
 
 class Model:

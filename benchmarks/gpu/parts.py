@@ -70,11 +70,13 @@ class Part:
 def parts(size: Size, where: Where) -> Iterator[Part]:
     """Everything, the most valuable first, so that a machine that is slower than expected loses the least."""
     full = size == "full"
+    first, *others = (_profile(name, size, where) for name in (FULL if full else TINY))
     yield _lens("agreement", where, ["--size", "small" if full else "tiny", "--dtype", "float32"], 60)
-    yield from (_profile(name, size, where) for name in (FULL if full else TINY))
+    yield first
     if full:
         yield _lens("engine", where, ["--size", "3b", "--dtype", "bfloat16"], 130)
     yield _stage2(size, where)
+    yield from others
 
 
 # ---------------------------------------------------------------------------------------------- lens-bench profile

@@ -10,14 +10,19 @@ import torch
 
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
+from lens_bench.lens.attention import attention
 from lens_bench.lens.checkpoint import Precision, describe, load, weight_digest
-from lens_bench.lens.config import CONFIG_NAME
+from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config
+from lens_bench.lens.costs import lens_costs
 from lens_bench.lens.engine import Answer, Batches, Engine
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
+from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.recipe import Recipe
-from lens_bench.lens.writer import TextEngine
-from lens_bench.records import ArgValue, ImageTask, LoadReport, ModelOptions, Prediction, Tokens
+from lens_bench.lens.sizes import QWEN_IMAGE, named_size
+from lens_bench.lens.steps import resolve
+from lens_bench.lens.writer import HfWriter, TextEngine, make_decoder
+from lens_bench.records import ArgValue, Cost, ImageTask, LoadReport, ModelOptions, Prediction, Tokens
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Arguments of a card that belong to the recipe.
@@ -29,12 +34,14 @@ class LensSegmenter:
 
     Arguments of the card: ``checkpoint`` (folder; empty for the card's own), ``hub`` (repository looked up in the local
     cache where ``checkpoint`` is empty and the card's folder has no weights), ``positions``, ``head_dtype``,
-    ``sam_dtype``, ``rows``, and every field of ``Recipe``.
+    ``sam_dtype``, ``rows``, ``decode`` (engine ``hf``: ``auto`` or one of ``steps.DECODES``), ``load_in`` (``none``, or
+    ``8bit`` or ``4bit`` for the language model's blocks), and every field of ``Recipe``.
     """
 
     def __init__(self, options: ModelOptions) -> None:
         self._options = options
         self._engine: Engine | None = None
+        self._forced: int | None = None
 
     def weight_digest(self) -> str:
         """SHA-256 of the checkpoint's configuration and shards."""
@@ -47,20 +54,46 @@ class LensSegmenter:
             CheckpointError: A file or tensor is missing, broken or does not fit.
             UsageError: The engine or a precision does not exist here.
         """
-        options, folder = self._options, self.folder()
-        recipe = self._recipe(folder)
-        loaded = load(folder, options.device, self._precision(), recipe)
-        model = loaded.model
-        positions = self._text("positions", "checkpoint")
-        if positions in ("lens-1d", "mrope"):
-            model.config = model.config.model_copy(update={"positions": positions})
-        tokenizer = load_tokenizer(folder)
-        prompter = Prompter(model.config.recipe, tokenizer, frozenset(model.config.ends), model.config.padding)
-        rows = options.args.get("rows")
-        batches = Batches(rows=rows if isinstance(rows, int) and rows > 0 else None)
-        self._engine = Engine(model, prompter, self._writer(model, tokenizer, prompter), batches)
-        notes = (f"positions of the mask pass: {model.config.positions}", f"recipe: {json.dumps(recipe_facts(model))}")
+        folder = self.folder()
+        bits = bits_of(self._text("load_in", "none"), self._options.device)
+        if bits and self._options.engine == "vllm":
+            raise UsageError(f"load_in={bits} is for engine hf", "vLLM runs the weights as they are exported")
+        loaded = load(folder, self._options.device, self._precision(), self._recipe(folder), bits)
+        notes = self._start(loaded.model, load_tokenizer(folder))
         return LoadReport(loaded.report.parameters, loaded.report.ignored, (*loaded.report.notes, *notes))
+
+    def load_random(self, seed: int) -> LoadReport:
+        """Build the architecture of the checkpoint's configuration, or of the card where there is none.
+
+        Raises:
+            UsageError: Neither says what to build, or the engine needs files.
+        """
+        from lens_bench.lens.random_weights import random_lens, word_tokenizer
+
+        config = self._shape()
+        if self._options.engine not in (None, "hf"):
+            raise UsageError(f"the engine {self._options.engine} needs a checkpoint on disk", "--engine hf needs none")
+        model = random_lens(self._asked_as(config), seed, self._options.device, self._precision())
+        words = config.qwen.get("image_token_id") == QWEN_IMAGE
+        tokenizer = word_tokenizer() if words else load_tokenizer(self.folder())
+        parameters = sum(p.numel() for p in model.parameters())
+        return LoadReport(parameters, (), (f"random weights from seed {seed}", *self._start(model, tokenizer)))
+
+    def force_length(self, tokens: int) -> None:
+        """Write exactly so many tokens for every expression, whatever they are. Called before loading.
+
+        Raises:
+            UsageError: The engine cannot be forced.
+        """
+        if self._options.engine not in (None, "hf"):
+            raise UsageError(f"the engine {self._options.engine} ends answers by itself", "--engine hf can be forced")
+        self._forced = tokens
+
+    def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:
+        """Work of an answered call by stage."""
+        if self._engine is None:
+            raise CheckpointError("costs was called before load")
+        return lens_costs(self._engine, tasks, predictions)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """Answer every query of every task, in order."""
@@ -79,6 +112,29 @@ class LensSegmenter:
         self._engine = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _start(self, model: LensModel, tokenizer: HubTokenizer) -> tuple[str, ...]:
+        """Build the engine of a model; returns what the load report notes."""
+        positions = self._text("positions", "checkpoint")
+        if positions in ("lens-1d", "mrope"):
+            model.config = model.config.model_copy(update={"positions": positions})
+        recipe, ends = model.config.recipe, frozenset(model.config.ends)
+        if self._forced is not None:
+            recipe = recipe.model_copy(update={"max_length": None, "max_new_tokens": self._forced})
+            ends = frozenset()
+        prompter = Prompter(recipe, tokenizer, ends, model.config.padding)
+        rows = self._options.args.get("rows")
+        batches = Batches(rows=rows if isinstance(rows, int) and rows > 0 else None)
+        writer, decoding = self._writer(model, tokenizer, prompter)
+        backbone = model.qwen.model
+        parts = {"language model": backbone.language_model, "vision tower": backbone.visual, "SAM 2": model.sam.sam2}
+        self._engine = Engine(model, prompter, writer, batches)
+        return (
+            f"positions of the mask pass: {model.config.positions}",
+            f"recipe: {json.dumps(recipe_facts(model))}",
+            decoding,
+            attention(parts),
+        )
 
     # ------------------------------------------------------------------------------------------ from the options
 
@@ -108,14 +164,35 @@ class LensSegmenter:
 
     def _recipe(self, folder: Path) -> Recipe | None:
         """The checkpoint's recipe with what the card or the user says otherwise; None where they say nothing."""
-        said: Mapping[str, ArgValue] = {k: v for k, v in self._options.args.items() if k in _RECIPE}
-        if not said:
+        if not any(name in _RECIPE for name in self._options.args):
             return None
-        config, _ = describe(folder)
+        return self._asked_as(describe(folder)[0]).recipe
+
+    def _asked_as(self, config: LensConfig) -> LensConfig:
+        """The configuration with the recipe that the card or the user wants."""
+        said: Mapping[str, ArgValue] = {k: v for k, v in self._options.args.items() if k in _RECIPE}
         try:
-            return Recipe.model_validate({**config.recipe.model_dump(), **said})
+            recipe = Recipe.model_validate({**config.recipe.model_dump(), **said})
         except ValueError as error:
             raise UsageError(f"model {self._options.name}: {' '.join(str(error).split())}") from None
+        return config.model_copy(update={"recipe": recipe})
+
+    def _shape(self) -> LensConfig:
+        """What to build without weights: ``lens_config.json`` of the folder, else the size that the card's name says.
+
+        Raises:
+            UsageError: Neither is there.
+        """
+        given = Path(self._text("checkpoint")).expanduser() if self._text("checkpoint") else Path(self._options.folder)
+        if (given / CONFIG_NAME).is_file():
+            return read_config(given / CONFIG_NAME)
+        named = None if self._text("checkpoint") else named_size(self._options.name)
+        if named is None:
+            raise UsageError(
+                f"nothing says what model {self._options.name} is without its weights",
+                f"--model-arg checkpoint=FOLDER with {CONFIG_NAME} in it, or a released size such as lens-3b",
+            )
+        return named
 
     def _precision(self) -> Precision:
         def of(name: str) -> torch.dtype:
@@ -124,15 +201,22 @@ class LensSegmenter:
 
         return Precision(_DTYPES[self._options.dtype], of("head_dtype"), of("sam_dtype"))
 
-    def _writer(self, model: LensModel, tokenizer: HubTokenizer, prompter: Prompter) -> TextEngine | None:
-        engine = self._options.engine or "hf"
+    def _writer(self, model: LensModel, tokenizer: HubTokenizer, prompter: Prompter) -> tuple[TextEngine, str]:
+        """The text engine, and in words how it decodes."""
+        engine, said = self._options.engine or "hf", self._text("decode", "auto")
         if engine == "hf":
-            return None
+            decode = resolve(said, model.device)
+            mrope = model.config.positions == "mrope"
+            decoder = make_decoder(model, decode)
+            writer = HfWriter(model, prompter.ends, prompter.padding, mrope, decoder=decoder)
+            return writer, f"decoding: {decode}" + (" (auto)" if said == "auto" else "")
         if engine != "vllm":
             raise UsageError(f"no engine {engine!r}", "one of: hf, vllm")
+        if said != "auto":
+            raise UsageError(f"decode={said} is for engine hf; vLLM decodes in its own way", "leave decode out")
         from lens_bench.lens.vllm_writer import VllmWriter
 
-        return VllmWriter(model, tokenizer, prompter.before, prompter.ends)
+        return VllmWriter(model, tokenizer, prompter.before, prompter.ends), "decoding: vLLM"
 
 
 def prediction(sample_id: str, answer: Answer, stages_ms: Mapping[str, float]) -> Prediction:

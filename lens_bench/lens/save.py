@@ -35,6 +35,7 @@ class Story:
         recipe: Training settings, as the trainer had them.
         data: Content hash of every data set that was trained on.
         licence: Of the weights.
+        title: For people; the name where it is empty.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Story:
     recipe: Mapping[str, object] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    title: str = ""
 
 
 def save(
@@ -201,7 +203,7 @@ def _card(model: LensModel, story: Story) -> str:
     """``model.yaml``: makes the folder a model. Written as JSON, which is YAML."""
     card = {
         "name": story.name,
-        "title": story.name,
+        "title": story.title or story.name,
         "summary": story.summary,
         "adapter": "lens_bench.lens.segmenter:LensSegmenter",
         "licence": story.licence,

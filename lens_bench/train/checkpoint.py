@@ -33,7 +33,7 @@ FINAL = "final"
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 # What may change between the parts of a training without changing what is trained.
-_FREE = ("saving", "evaluation", "stop", "title", "summary")
+_FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence")
 
 
 class Keeper:
@@ -140,8 +140,25 @@ class Keeper:
     def _write(self, folder: Path, plain: LensModel, step: int) -> None:
         recipe = self._recipe
         facts = {"recipe": recipe.name, "stage": recipe.stage, "seed": recipe.seed, "steps": step}
-        facts["settings"] = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
-        save(plain, folder, self._tokenizer, Story(recipe.name, recipe.summary, facts, self._hashes))
+        facts["settings"] = json.dumps(_settings(recipe))
+        name, title = recipe.model_name or recipe.name, recipe.model_title
+        save(
+            plain,
+            folder,
+            self._tokenizer,
+            Story(name, recipe.summary, facts, self._hashes, licence=recipe.licence, title=title),
+        )
+
+
+def _settings(recipe: TrainRecipe) -> dict[str, object]:
+    """A recipe as it is told to others; of the places of checkpoints only the end, which says something elsewhere."""
+    found: dict[str, object] = recipe.model_dump(mode="json", exclude_defaults=True)
+    model = found.get("model")
+    if isinstance(model, dict):
+        for key in ("checkpoint", "qwen", "sam"):
+            if key in model:
+                model[key] = "/".join(Path(str(model[key])).parts[-2:])
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- finding

@@ -259,11 +259,21 @@ class Runtime(_Part):
 
 
 class TrainRecipe(_Part):
-    """One stage."""
+    """One stage.
+
+    Attributes:
+        model_name: Of the result's card; the recipe's name where it is empty.
+        model_title: Of the result's card, for people.
+        summary: Of the result, in a sentence.
+        licence: Of the result's weights.
+    """
 
     name: str
     title: str = ""
+    model_name: str = ""
+    model_title: str = ""
     summary: str = "A LENS checkpoint."
+    licence: str = ""
     stage: Stage
     seed: int = 0
     model: ModelConfig = ModelConfig()

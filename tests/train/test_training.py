@@ -353,6 +353,17 @@ def test_a_result_is_a_model_for_the_command_line(run: Run) -> None:
     assert found.status == "ok" and found.mask is not None and found.mask.size == (64, 80)
 
 
+def test_a_result_is_named_and_tells_no_path(run: Run, tmp_path: Path) -> None:
+    start, _ = run(tiny_recipe("supervised"), "start")
+    over = {"model_name": "my-model", "model_title": "Mine", "licence": "CC0-1.0", "optimiser": {"steps": 1}}
+    folder, _ = run(tiny_recipe("supervised", {**over, "model": {"fresh": None, "checkpoint": str(start)}}))
+    card = json.loads((folder / "model.yaml").read_text(encoding="utf-8"))
+    assert (card["name"], card["title"], card["licence"]) == ("my-model", "Mine", "CC0-1.0")
+    story = (folder / "README.md").read_text(encoding="utf-8")
+    assert "start/final" in story
+    assert str(tmp_path) not in story
+
+
 def test_fresh_begins_anew(run: Run, tmp_path: Path, data_root: Path) -> None:
     from .conftest import Watcher
 

@@ -232,6 +232,16 @@ ARGS: Mapping[str, Mapping[str, object]] = {
         "help": "Precision of SAM 2.",
     },
     "rows": {"default": 0, "help": "Expressions decoded together; 0: what fits."},
+    "decode": {
+        "default": "auto",
+        "choices": ["auto", "eager", "static", "compiled", "graphs"],
+        "help": "How engine hf decodes; auto: CUDA graphs over a static cache on a GPU, a growing cache elsewhere.",
+    },
+    "load_in": {
+        "default": "none",
+        "choices": ["none", "8bit", "4bit"],
+        "help": "Weights of the language model's blocks by bitsandbytes (LLM.int8(), NF4), to fit smaller GPUs.",
+    },
 }
 
 

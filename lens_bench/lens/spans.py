@@ -7,12 +7,15 @@ and itself, never its neighbours. Here a batch is one long row without padding, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lens_bench.lens.attention import can_fold, folded
 from lens_bench.lens.hf import AttentionInterface, AttentionMaskInterface, sdpa_attention_forward, sdpa_mask
 
 NAME = "lens-spans"
@@ -53,7 +56,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     flat = [size for row in spans.sizes for size in row]
-    parts = iter(zip(query.split(flat, dim=2), key.split(flat, dim=2), value.split(flat, dim=2), strict=True))
+    parts = iter(zip(*(torch.split(part, flat, dim=2) for part in (query, key, value)), strict=True))
     masks, found = iter(spans.masks), list[Tensor]()
     for row in spans.sizes:
         q, before_k, before_v = next(parts)
@@ -70,13 +73,15 @@ def _forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, **options: object
 ) -> tuple[Tensor, None]:
     """What transformers' attention layers call: ``attend`` where they were given spans, else the usual attention."""
+    scale = options["scaling"]
+    if not isinstance(scale, float):
+        raise TypeError(f"attention scaled by {scale!r}")
     if isinstance(attention_mask, Spans):
-        scale = options["scaling"]
-        if not isinstance(scale, float):
-            raise TypeError(f"attention scaled by {scale!r}")
         return attend(query, key, value, attention_mask, scale), None
-    out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-    return out, None
+    if isinstance(attention_mask, Tensor) and can_fold(query, key, attention_mask):
+        return folded(query, key, value, attention_mask, scale), None
+    usual = cast("Callable[..., tuple[Tensor, None]]", sdpa_attention_forward)
+    return usual(module, query, key, value, attention_mask, **options)
 
 
 def use_spans(language_model: nn.Module) -> None:

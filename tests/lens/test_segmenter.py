@@ -102,6 +102,16 @@ def test_arguments_change_how_it_is_asked(folder: Path, images: list[Pixels]) ->
     assert strip_caption("x") == "x"
 
 
+@pytest.mark.parametrize("decode", ["auto", "eager", "static"])
+def test_how_it_decodes_is_said_and_changes_nothing(folder: Path, images: list[Pixels], decode: str) -> None:
+    segmenter = LensSegmenter(ModelOptions("tiny", str(folder), {"decode": decode}))
+    notes = segmenter.load().notes
+    assert f"decoding: {'eager (auto)' if decode == 'auto' else decode}" in notes
+    assert "attention: language model sdpa, vision tower sdpa, SAM 2 sdpa" in notes
+    assert [p.text for p in segmenter.segment(tasks(images))] == answers(folder, images)
+    segmenter.close()
+
+
 def test_positions_can_be_overridden(folder: Path, images: list[Pixels]) -> None:
     found = []
     for positions in ("checkpoint", "mrope"):
@@ -116,6 +126,10 @@ def test_positions_can_be_overridden(folder: Path, images: list[Pixels]) -> None
 def test_impossible_options_are_usage_errors(folder: Path) -> None:
     with pytest.raises(UsageError, match="engine"):
         LensSegmenter(ModelOptions("tiny", str(folder), {}, engine="magic")).load()
+    with pytest.raises(UsageError, match="needs a CUDA device"):
+        LensSegmenter(ModelOptions("tiny", str(folder), {"decode": "graphs"})).load()
+    with pytest.raises(UsageError, match="is for engine hf"):
+        LensSegmenter(ModelOptions("tiny", str(folder), {"decode": "static"}, engine="vllm")).load()
     with pytest.raises(UsageError, match="placeholder"):
         LensSegmenter(ModelOptions("tiny", str(folder), {"question": "what?"})).load()
     with pytest.raises(CheckpointError, match="no checkpoint folder"):

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lens_bench import masks
 from lens_bench.errors import UsageError
 from lens_bench.lens.batching import Budget, row_budget
 from lens_bench.lens.boxes import parse_box, to_image
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.config import Positions
-from lens_bench.lens.images import Patching, Prepared, prepare
+from lens_bench.lens.host import Host
+from lens_bench.lens.images import Patching, Prepared
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.positions import image_tokens, next_position, prefix_positions
 from lens_bench.lens.prompts import Prompter
@@ -110,6 +111,7 @@ class Engine:
         temporal = getattr(vision, "temporal_patch_size", 2)
         self.patching = Patching(model.patch, model.merge, int(temporal))
         self.seconds: dict[str, float] = {}
+        self._host = Host(model.device)
         sizes = batches or Batches()
         cuda = model.device.type == "cuda"
         self._images = Budget(sizes.images or (32 if cuda else 8), "images")
@@ -168,9 +170,9 @@ class Engine:
     def _encode(self, images: Sequence[Pixels]) -> list[_Encoded]:
         recipe, size = self.prompter.recipe, self.model.sam.image_size
         with self._stage("resize"):
-            prepared = [prepare(pixels, recipe, self.patching, size) for pixels in images]
+            prepared = self._host.prepare(images, recipe, self.patching, size)
         with self._stage("vision tower"):
-            patches = torch.cat([p.patches for p in prepared]).to(self.model.device)
+            patches = torch.cat([p.patches.to(self.model.device, non_blocking=True) for p in prepared])
             visual = self.model.see(patches, [p.grid for p in prepared])
         with self._stage("prefix"):
             reading = self._prefixes(self.mode, prepared, visual)
@@ -185,7 +187,7 @@ class Engine:
 
     def _features(self, prepared: Sequence[Prepared]) -> list[SamFeatures]:
         dtype = self.model.sam.sam2.no_memory_embedding.dtype
-        squares = torch.stack([p.square for p in prepared]).to(self.model.device, dtype)
+        squares = torch.stack([p.square.to(self.model.device, non_blocking=True) for p in prepared]).to(dtype)
         features = self.model.sam.features(squares)
         return [features.row(n) for n in range(len(prepared))]
 
@@ -251,15 +253,13 @@ class Engine:
             return []
         prompts = self.model.prompts(torch.stack(list(states)))
 
-        def paint(numbers: Sequence[int]) -> list[Rle]:
+        def paint(numbers: Sequence[int]) -> list[Future[Rle]]:
             features = SamFeatures.stack([encoded[asked[n].image].sam for n in numbers])
             logits = self.model.sam.masks(features, prompts[torch.tensor(numbers, device=prompts.device)])
             sizes = [encoded[asked[n].image].prepared.original for n in numbers]
-            return [
-                masks.encode((upsample(low, size) > 0).cpu().numpy()) for low, size in zip(logits, sizes, strict=True)
-            ]
+            return [self._host.encode(upsample(low, size) > 0) for low, size in zip(logits, sizes, strict=True)]
 
-        return self._masks.run(range(len(asked)), paint)
+        return [mask.result() for mask in self._masks.run(range(len(asked)), paint)]
 
     # ------------------------------------------------------------------------------------------ answers
 

@@ -63,7 +63,7 @@ class Host:
         columns = columns.contiguous()
         landed = torch.empty(columns.shape, dtype=columns.dtype, pin_memory=True)
         landed.copy_(columns, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(mask.device))
         return landed, event
 

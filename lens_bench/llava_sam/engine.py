@@ -74,13 +74,14 @@ class Engine:
         seg: Id of [SEG].
         eos: Id that ends an answer.
         rows: Conversations read together; None lets the engine choose from the memory at hand.
+        forced: Write every answer up to its budget and let its last token alone be [SEG], so that the work is known.
 
     Attributes:
         seconds: Time spent per stage since the last ``answer`` began.
     """
 
-    def __init__(self, model: LlavaSam, seg: int, eos: int, rows: int | None = None) -> None:
-        self.model, self._seg, self._eos = model, seg, eos
+    def __init__(self, model: LlavaSam, seg: int, eos: int, rows: int | None = None, *, forced: bool = False) -> None:
+        self.model, self._seg, self._eos, self._forced = model, seg, eos, forced
         self.seconds: dict[str, float] = {}
         cuda = model.device.type == "cuda"
         self._rows = Budget(rows or row_budget(model.device, _row_bytes(model)), "expressions")
@@ -163,10 +164,11 @@ class Engine:
         while True:
             tokens = self.model.logits(last).float().argmax(dim=-1).tolist()
             live = [not self._over(budget, read) for budget, read in rows]
-            for row, (_, read) in enumerate(rows):
+            for row, (budget, read) in enumerate(rows):
                 if live[row]:
-                    read.ids.append(int(tokens[row]))
-                    if tokens[row] == self._seg:
+                    ends = len(read.ids) + 1 == budget
+                    read.ids.append(self._seg if self._forced and ends else int(tokens[row]))
+                    if read.ids[-1] == self._seg and (ends or not self._forced):
                         read.states.append(last[row])
             live = [not self._over(budget, read) for budget, read in rows]
             if not any(live):
@@ -182,7 +184,8 @@ class Engine:
             last, position = hidden[:, 0], position + real[:, 0]
 
     def _over(self, budget: int, read: _Read) -> bool:
-        return len(read.ids) >= budget or (bool(read.ids) and read.ids[-1] == self._eos)
+        ended = bool(read.ids) and read.ids[-1] == self._eos and not self._forced
+        return len(read.ids) >= budget or ended
 
     # ------------------------------------------------------------------------------------------ masks
 

@@ -82,7 +82,8 @@ class KeyValues:
         out = KeyValues(len(prefixes[0].keys), real)
         shape = (len(prefixes), first.shape[0], length + reserve, first.shape[2])
         for layer in range(len(out._keys)):
-            keys, values = (first.new_zeros(shape), first.new_zeros(shape)) if room is None else room[layer]
+            like = prefixes[0].keys[layer]  # layers may lie on different devices
+            keys, values = (like.new_zeros(shape), like.new_zeros(shape)) if room is None else room[layer]
             for row, prefix in enumerate(prefixes):
                 keys[row, :, : prefix.length] = prefix.keys[layer]
                 values[row, :, : prefix.length] = prefix.values[layer]
@@ -139,13 +140,13 @@ class KeyValues:
     def select(self, rows: Tensor) -> KeyValues:
         """A copy with the given rows [N] only."""
         out = KeyValues(len(self._keys), self.real[rows])
-        out._keys = [None if k is None else k[rows] for k in self._keys]
-        out._values = [None if v is None else v[rows] for v in self._values]
+        out._keys = [None if k is None else k[rows.to(k.device)] for k in self._keys]
+        out._values = [None if v is None else v[rows.to(v.device)] for v in self._values]
         return out
 
     def prefix(self, row: int) -> Prefix:
         """Keys and values of one row's real columns."""
         real = self.real[row]
-        keys = [k[row][:, : len(real)][:, real] for k in self._keys if k is not None]
-        values = [v[row][:, : len(real)][:, real] for v in self._values if v is not None]
+        keys = [k[row][:, : len(real)][:, real.to(k.device)] for k in self._keys if k is not None]
+        values = [v[row][:, : len(real)][:, real.to(v.device)] for v in self._values if v is not None]
         return Prefix(tuple(keys), tuple(values))

@@ -7,14 +7,14 @@ vision tower comes from a checkpoint of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lens_bench.errors import CheckpointError
+from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.layouts import Plan, make_plan, own_shapes
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import (
@@ -29,6 +29,7 @@ from lens_bench.lens.sources import (
 from lens_bench.llava_sam.config import Family, read_json, released_config
 from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, left_out_by, released
 from lens_bench.llava_sam.modeling import LlavaSam
+from lens_bench.llava_sam.spread import Spread, connect
 from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
 from lens_bench.records import LoadReport
 
@@ -50,7 +51,7 @@ def load(
     family: Family,
     folder: Path,
     tower: Path,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Sequence[str] = "cpu",
     dtype: torch.dtype = torch.float32,
     bits: Bits | None = None,
 ) -> Loaded:
@@ -60,7 +61,7 @@ def load(
         family: LISA or GLaMM.
         folder: The checkpoint.
         tower: Folder of the CLIP checkpoint.
-        device: Where to.
+        device: Where to; several, where the language model is to be spread over them.
         dtype: Of everything, SAM included; the authors evaluate in bfloat16.
         bits: Quantises the language model's blocks.
 
@@ -78,9 +79,13 @@ def load(
         model = LlavaSam(config)
     plans = plan(model, source, clip_source)
     parameters = sum(p.numel() for p in model.parameters())
-    fill(model, plans, device, dtype, bits)
+    devices = [device] if isinstance(device, str | torch.device) else list(device)
+    spread = fill(model, plans, devices, dtype, bits)
     notes = [f"[SEG] is token {tokenizer.seg}; vision tower {tower.name}, {config.clip_side} px"]
     notes += [f"the language model's blocks are held in {bits}"] if bits else []
+    if len(devices) > 1:
+        shares = ", ".join(f"{name}: {spread.blocks.count(torch.device(name))}" for name in dict.fromkeys(devices))
+        notes.append(f"the language model's blocks are spread over {len(devices)} devices ({shares})")
     left_out = (*left_out_by(released(family), plans[0].ignored), *left_out_by(CLIP, plans[1].ignored))
     report = LoadReport(parameters, left_out, tuple(notes))
     return Loaded(model, tokenizer, report)
@@ -184,18 +189,33 @@ def plan(model: LlavaSam, source: TensorSource, tower: TensorSource) -> list[Pla
 
 
 def fill(
-    model: LlavaSam, plans: list[Plan], device: str | torch.device, dtype: torch.dtype, bits: Bits | None = None
-) -> None:
-    """Give a model that lies on the meta device its tensors, and put it into evaluation mode."""
+    model: LlavaSam,
+    plans: list[Plan],
+    devices: Sequence[str | torch.device],
+    dtype: torch.dtype,
+    bits: Bits | None = None,
+) -> Spread:
+    """Give a model that lies on the meta device its tensors, and put it into evaluation mode.
+
+    Raises:
+        UsageError: Quantised blocks are to be spread.
+    """
+    if bits and len(devices) > 1:
+        raise UsageError(f"blocks held in {bits} are not spread over devices", "take load_in or devices, not both")
+    blocks, device = model.llama.model.layers, devices[0]
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    spread = Spread.of(devices, sizes, sum(p.numel() for p in model.parameters()) - sum(sizes))
 
     def place(name: str) -> str | torch.device:
-        return "cpu" if bits and name.startswith(QUANTISED) else device
+        return "cpu" if bits and name.startswith(QUANTISED) else spread.place(name, QUANTISED)
 
     tensors = {name: tensor.to(device=place(name), dtype=dtype) for p in plans for name, tensor in _tensors(p)}
     model.load_state_dict(tensors, strict=True, assign=True)
     del tensors
     if bits:
-        quantise(model.llama.model.layers, bits, device, dtype)
+        quantise(blocks, bits, device, dtype)
+    if len(devices) > 1:
+        connect(blocks, model.llama.model.norm, spread)
     # What no file holds is computed. Rotary frequencies stay in float32 whatever the precision.
     llama, clip = model.llama.model, model.clip.embeddings
     llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)
@@ -205,6 +225,7 @@ def fill(
     if empty:
         raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
     model.eval().requires_grad_(False)
+    return spread
 
 
 def _tensors(p: Plan) -> Iterator[tuple[str, Tensor]]:

@@ -11,13 +11,16 @@ import torch
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.quantise import bits_of
-from lens_bench.llava_sam.checkpoint import load, weight_digest
-from lens_bench.llava_sam.config import Family
+from lens_bench.llava_sam.checkpoint import IMAGE_TOKENS, load, weight_digest
+from lens_bench.llava_sam.config import Family, read_json, released_config
 from lens_bench.llava_sam.conversation import Template, Turn
+from lens_bench.llava_sam.costs import llava_costs
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
-from lens_bench.llava_sam.tokens import SEG, SegTokenizer
+from lens_bench.llava_sam.modeling import LlavaSam
+from lens_bench.llava_sam.spread import devices_of
+from lens_bench.llava_sam.tokens import SEG, SegTokenizer, load_tokenizer
 from lens_bench.masks import union
-from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
+from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SLOT = "{expression}"
@@ -44,7 +47,8 @@ class LlavaSegmenter:
     Arguments of the card: ``checkpoint`` and ``clip`` (folders; empty: the repositories ``hub`` and ``clip_hub`` in the
     local cache), ``phrase`` and ``sentence`` (questions with the placeholder ``{expression}``), ``answer`` (where it is
     forced), ``several`` (``first`` or ``union`` of the masks of a written answer), ``max_new_tokens``, ``rows``,
-    ``load_in`` (``none``, or ``8bit`` or ``4bit`` for the language model's blocks).
+    ``load_in`` (``none``, or ``8bit`` or ``4bit`` for the language model's blocks), ``devices`` (how many GPUs they are
+    spread over).
 
     Args:
         options: What the run is made with.
@@ -62,12 +66,15 @@ class LlavaSegmenter:
         self._engine: Engine | None = None
         self._tokenizer: SegTokenizer | None = None
         self._template: Template | None = None
+        self._forced = False
+        self._last: tuple[Sequence[Ask], Sequence[Answer]] | None = None
         for name in ("phrase", "sentence"):
             if _SLOT not in self.text(name):
                 raise UsageError(f"--model-arg {name}={self.text(name)!r} has no {_SLOT}")
         if SEG not in self.text("answer"):
             raise UsageError(f"--model-arg answer={self.text('answer')!r} has no {SEG}")
         self._rows, self._most = self._number("rows", 0), self._number("max_new_tokens", 1)
+        self._devices = self._number("devices", 1)
 
     def conversations(self, tasks: Sequence[ImageTask]) -> list[Conversation]:
         """How the queries of the tasks are asked. Every query must be in exactly one conversation."""
@@ -87,11 +94,53 @@ class LlavaSegmenter:
         """
         folder, tower = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
         bits = bits_of(self.text("load_in"), self.options.device)
-        loaded = load(self._family, folder, tower, self.options.device, _DTYPES[self.options.dtype], bits)
-        self._tokenizer = loaded.tokenizer
-        self._template = Template(loaded.tokenizer, self._lead, self._follow)
-        self._engine = Engine(loaded.model, loaded.tokenizer.seg, loaded.tokenizer.eos, self._rows or None)
+        devices = devices_of(self.options.device, self._devices)
+        loaded = load(self._family, folder, tower, devices, _DTYPES[self.options.dtype], bits)
+        self._start(loaded.model, loaded.tokenizer)
         return loaded.report
+
+    def load_random(self, seed: int) -> LoadReport:
+        """Build the model of the card's size, or of the named folders' configurations, without weights.
+
+        Raises:
+            UsageError: The card is of no released size and no folder is named.
+            CheckpointError: A named folder has no configuration.
+        """
+        from lens_bench.llava_sam.random_weights import named_config, random_llava, word_tokens
+
+        if self.text("checkpoint"):
+            folders = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
+            config = released_config(self._family, *(read_json(folder / "config.json") for folder in folders))
+            tokenizer = load_tokenizer(folders[0], int(config.llama_config().vocab_size), IMAGE_TOKENS)
+        else:
+            named = named_config(self._family, self.options.name)
+            if named is None:
+                raise UsageError(
+                    f"nothing says what model {self.options.name} is without its weights",
+                    "--model-arg checkpoint=FOLDER and clip=FOLDER with config.json, or a released name: lisa-7b",
+                )
+            config, tokenizer = named, word_tokens(self._family)
+        model = random_llava(config, seed, self.options.device, _DTYPES[self.options.dtype])
+        self._start(model, tokenizer)
+        return LoadReport(sum(p.numel() for p in model.parameters()), (), (f"random weights from seed {seed}",))
+
+    def force_length(self, tokens: int) -> None:
+        """Write exactly so many tokens, the last of them [SEG]. Called before loading.
+
+        Raises:
+            UsageError: In this mode the answer is given and nothing is written.
+        """
+        if self.text("mode") != "generated":
+            raise UsageError(
+                f"model {self.options.name} writes nothing in mode {self.text('mode')}", "--model-arg mode=generated"
+            )
+        self._forced, self._most = True, tokens
+
+    def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:
+        """Work of an answered call by stage."""
+        if self._engine is None or self._last is None:
+            raise RunError("costs was called before segment")
+        return llava_costs(self._engine.model, *self._last)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """Answer every query of every task, in order."""
@@ -101,6 +150,7 @@ class LlavaSegmenter:
         conversations = self.conversations(tasks)
         asks = [self._ask(conversation, template, engine) for conversation in conversations]
         answers = engine.answer([task.rgb for task in tasks], asks)
+        self._last = asks, answers
         queries = [query.sample_id for task in tasks for query in task.queries]
         share = {stage: 1000 * seconds / max(1, len(queries)) for stage, seconds in engine.seconds.items()}
         found: dict[str, Prediction] = {}
@@ -111,9 +161,14 @@ class LlavaSegmenter:
 
     def close(self) -> None:
         """Free the model."""
-        self._engine = self._template = self._tokenizer = None
+        self._engine = self._template = self._tokenizer = self._last = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _start(self, model: LlavaSam, tokenizer: SegTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._template = Template(tokenizer, self._lead, self._follow)
+        self._engine = Engine(model, tokenizer.seg, tokenizer.eos, self._rows or None, forced=self._forced)
 
     # ------------------------------------------------------------------------------------------ arguments
 

@@ -114,7 +114,7 @@ def llava_model(
     with torch.device("meta"):
         model = LlavaSam(llava_config(family, config, clip))
     plans = plan(model, MemorySource(own, "golden weights"), MemorySource(tower, "golden CLIP weights"))
-    fill(model, plans, "cpu", torch.float32)
+    fill(model, plans, ["cpu"], torch.float32)
     return model
 
 

@@ -36,8 +36,10 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sizes import lens_3b
+from lens_bench.lens.steps import DECODES, resolve
 from lens_bench.lens.tiny import byte_tokenizer, lively, special_id, tiny_config, tiny_sam
-from lens_bench.records import Pixels
+from lens_bench.lens.writer import HfWriter, make_decoder
+from lens_bench.records import BoolMask, Pixels, Rle
 
 FLIPPED = 1e-3
 TARGETS = {"cpu": {"lens-1d": 4.0, "mrope": 5.0}, "cuda": {"lens-1d": 10.0, "mrope": 10.0}}
@@ -194,15 +196,35 @@ def executed_flops(engine: Engine, work: Work) -> float:
     return counter.get_total_flops() / len(few)
 
 
-def compare(model: LensModel, work: Work, rounds: int, clock: str = "wall") -> dict[str, object]:
-    """Run all in turn; check that they agree; give speeds and the ratios of every round."""
-    prompter = Prompter(model.config.recipe, byte_tokenizer(), frozenset(model.config.ends), model.config.padding)
-    engine, authors, plain = Engine(model, prompter), peer("authors_loop"), peer("generate_loop")
-    stages: list[dict[str, float]] = []
+def engine_of(model: LensModel, prompter: Prompter, decode: str) -> Engine:
+    """The engine with one of the ways of decoding."""
+    decoder = make_decoder(model, resolve(decode, model.device))
+    mrope = model.config.positions == "mrope"
+    return Engine(model, prompter, HfWriter(model, prompter.ends, prompter.padding, mrope, decoder=decoder))
 
-    def run_engine(some: Work) -> Sequence[Answer]:
-        found = engine.answer(some.images, some.asks)
-        stages.append(dict(engine.seconds))
+
+def pixels_of(mask: Rle | BoolMask) -> BoolMask:
+    """A mask of ours is encoded, one of a peer is not."""
+    return masks.decode(mask) if isinstance(mask, Rle) else mask
+
+
+def compare(
+    model: LensModel, work: Work, rounds: int, clock: str = "wall", decodes: Sequence[str] = ("auto",)
+) -> dict[str, object]:
+    """Run all in turn; check that they agree; give speeds and the ratios of every round.
+
+    The first way of decoding is the engine that the peers are compared with; others run beside it.
+    """
+    prompter = Prompter(model.config.recipe, byte_tokenizer(), frozenset(model.config.ends), model.config.padding)
+    engines = {decode: engine_of(model, prompter, decode) for decode in decodes}
+    engine, authors, plain = engines[decodes[0]], peer("authors_loop"), peer("generate_loop")
+    stages: dict[str, dict[str, float]] = {}
+    prepared = dict.fromkeys(decodes, 0.0)
+
+    def run_engine(some: Work, decode: str = decodes[0]) -> Sequence[Answer]:
+        found = engines[decode].answer(some.images, some.asks)
+        stages[decode] = dict(engines[decode].seconds)
+        prepared[decode] += stages[decode].get("compile", 0.0)
         return found
 
     def run_loop(some: Work) -> Sequence[Answer]:
@@ -212,10 +234,18 @@ def compare(model: LensModel, work: Work, rounds: int, clock: str = "wall") -> d
     def run_plain(some: Work) -> Sequence[Answer]:
         return [plain.segment(model, prompter, some.images[n], text) for n, text in some.asks]
 
-    sides = {"engine": run_engine, "loop": run_loop, "generate": run_plain}
+    sides: dict[str, Callable[[Work], Sequence[Answer]]] = {
+        "engine": run_engine,
+        **{f"engine {decode}": partial(run_engine, decode=decode) for decode in decodes[1:]},
+        "loop": run_loop,
+        "generate": run_plain,
+    }
     few = Work(work.images[:1], [r for r in work.referents if r[0] == 0][:1])
     for run in sides.values():
         run(few)
+    for decode in decodes:
+        if resolve(decode, model.device) != "eager":  # steps of the sizes that come are compiled or recorded here
+            run_engine(work, decode)
     answers: dict[str, Sequence[Answer]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
 
@@ -227,7 +257,9 @@ def compare(model: LensModel, work: Work, rounds: int, clock: str = "wall") -> d
             seconds[name].append(timed(partial(turn, name), model.device, clock))
     count, ours = len(work.asks), answers["engine"]
     ratios = {
-        name: [b / a for a, b in zip(seconds["engine"], seconds[name], strict=True)] for name in ("loop", "generate")
+        name: [b / a for a, b in zip(seconds["engine"], times, strict=True)]
+        for name, times in seconds.items()
+        if name != "engine"
     }
     return {
         "expressions": count,
@@ -239,12 +271,21 @@ def compare(model: LensModel, work: Work, rounds: int, clock: str = "wall") -> d
         "generate_ratio": statistics.median(ratios["generate"]),
         "texts_that_differ": sum(a.ids != b.ids for n in ratios for a, b in zip(ours, answers[n], strict=True)),
         "largest_share_of_flipped_pixels": max(
-            float(np.mean(masks.decode(a.mask) != b.mask))
+            float(np.mean(masks.decode(a.mask) != pixels_of(b.mask)))
             for name in ratios
             for a, b in zip(ours, answers[name], strict=True)
             if a.mask is not None
         ),
-        "stage_seconds": stages[-1],
+        "stage_seconds": stages[decodes[0]],
+        "decoding": [
+            {
+                "way": resolve(decode, model.device),
+                "per_second": count / min(seconds["engine" if decode == decodes[0] else f"engine {decode}"]),
+                "answer_seconds": stages[decode]["answer"],
+                "compile_seconds": prepared[decode],
+            }
+            for decode in decodes
+        ],
         "flops_per_expression": executed_flops(engine, work),
     }
 
@@ -267,6 +308,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of all sides.")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    parser.add_argument(
+        "--decode",
+        default="auto",
+        help=f"Ways of decoding, with commas, measured in one run: auto, {', '.join(DECODES)}. Peers meet the first.",
+    )
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="Of the device, for the utilisation.")
     parser.add_argument("--json", type=Path, default=None)
     args = parser.parse_args()
@@ -282,7 +328,7 @@ def main() -> int:
         model = make_model(
             args.size, positions, args.tokens, args.sam_size, args.device, Precision(dtype, dtype, dtype)
         )
-        found = compare(model, work, args.rounds, args.clock)
+        found = compare(model, work, args.rounds, args.clock, args.decode.split(","))
         parameters = sum(p.numel() for p in model.parameters())
         target = TARGETS["cpu" if args.device == "cpu" else "cuda"][positions]
         print(f"\n{positions}: {parameters / 1e6:.1f} M parameters, {found['expressions']} expressions")
@@ -299,6 +345,11 @@ def main() -> int:
         for key, name in (("ratios", "loop"), ("generate_ratios", "generate")):
             spread = ", ".join(f"{r:.2f}" for r in found[key])  # type: ignore[attr-defined]
             print(f"  rounds against {name:19s} {spread}")
+        for way in found["decoding"]:  # type: ignore[attr-defined]
+            print(
+                f"  decoding {way['way']:26s} {way['per_second']:.4g}/s, answers {way['answer_seconds']:.3f} s, "
+                f"compiled or recorded in {way['compile_seconds']:.2f} s"
+            )
         print(f"  target                             {target:g}x")
         for stage, s in found["stage_seconds"].items():  # type: ignore[attr-defined]
             print(f"    {stage:32s} {s:.3f} s")

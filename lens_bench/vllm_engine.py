@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.records import Pixels
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from vllm import LLM
 
 # Modules of vLLM that hold the classes of the Qwen-VL families.
@@ -38,6 +40,7 @@ class VllmSettings:
         context: Longest row, prompt and answer together.
         pictures: Most pictures of a prompt.
         share: Share of device memory that vLLM takes (GPU only).
+        many: One of several processes that torch.distributed knows of, each with an engine of its own.
     """
 
     device: str
@@ -45,6 +48,7 @@ class VllmSettings:
     context: int = 4096
     pictures: int = 1
     share: float = 0.4
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,14 @@ class Completion:
     prompt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A sampled answer: its ids, the end token included, and the log-probability of each at the temperature."""
+
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+
+
 class VllmEngine:
     """A running vLLM.
 
@@ -99,18 +111,8 @@ class VllmEngine:
             ends: Ids that end an answer.
             repetition_penalty: Of tokens that the row holds already.
         """
-        from PIL import Image
         from vllm import SamplingParams
 
-        if self._llm is None:
-            raise RunError("the vLLM engine was closed")
-        shown = {id(p): Image.fromarray(p) for request in requests for p in request.pictures}
-        prompts = []
-        for request in requests:
-            prompt: dict[str, object] = {"prompt_token_ids": list(request.ids)}
-            if request.pictures:
-                prompt["multi_modal_data"] = {"image": [shown[id(p)] for p in request.pictures]}
-            prompts.append(prompt)
         settings = [
             SamplingParams(
                 temperature=0.0,
@@ -121,11 +123,55 @@ class VllmEngine:
             )
             for request in requests
         ]
-        outputs = self._llm.generate(prompts, settings, use_tqdm=False)
+        outputs = self._running().generate(_prompts(requests), settings, use_tqdm=False)
         return [
             Completion(tuple(int(t) for t in output.outputs[0].token_ids), len(output.prompt_token_ids or ()))
             for output in outputs
         ]
+
+    def sample(
+        self, requests: Sequence[Request], ends: frozenset[int], temperature: float, seeds: Sequence[int]
+    ) -> list[Sampled]:
+        """Continue each row by draws of its own seed from the whole distribution: nothing is truncated."""
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                temperature=temperature,
+                seed=seed,
+                max_tokens=request.budget,
+                stop_token_ids=sorted(ends),
+                logprobs=0,
+                detokenize=False,
+            )
+            for request, seed in zip(requests, seeds, strict=True)
+        ]
+        found = []
+        for output in self._running().generate(_prompts(requests), settings, use_tqdm=False):
+            answer = output.outputs[0]
+            ids = tuple(int(token) for token in answer.token_ids)
+            table = answer.logprobs or []
+            found.append(Sampled(ids, tuple(float(row[t].logprob) for t, row in zip(ids, table, strict=True))))
+        return found
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Put new weights in place of those of the same names in the checkpoint, and forget what the old ones gave.
+
+        Layers that vLLM keeps as one (query, key and value; gate and up) must come whole.
+
+        Raises:
+            RunError: What vLLM holds then is not what was handed over.
+        """
+        llm = self._running()
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        llm.apply_model(_repack_tied)
+        # Keys and values, pictures and visual tokens as the old weights saw them.
+        llm.reset_prefix_cache()
+        llm.reset_mm_cache()
+        llm.llm_engine.reset_encoder_cache()
+        wrong = llm.apply_model(lambda model: _differing(model, weights))[0]
+        if wrong:
+            raise RunError(f"vLLM did not take over {len(wrong)} of {len(weights)} weights, e.g. {wrong[0]}")
 
     def close(self) -> None:
         """Stop vLLM."""
@@ -134,6 +180,75 @@ class VllmEngine:
             self._llm = None
             if engine is not None:
                 engine.shutdown()
+
+    def _running(self) -> LLM:
+        if self._llm is None:
+            raise RunError("the vLLM engine was closed")
+        return self._llm
+
+
+def _prompts(requests: Sequence[Request]) -> list[dict[str, object]]:
+    """Rows as vLLM takes them."""
+    from PIL import Image
+
+    shown = {id(p): Image.fromarray(p) for request in requests for p in request.pictures}
+    prompts = []
+    for request in requests:
+        prompt: dict[str, object] = {"prompt_token_ids": list(request.ids)}
+        if request.pictures:
+            prompt["multi_modal_data"] = {"image": [shown[id(p)] for p in request.pictures]}
+        prompts.append(prompt)
+    return prompts
+
+
+class _Packer(Protocol):
+    """How one of vLLM's layers prepares its weights."""
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None: ...
+
+
+class _Mapper(Protocol):
+    """From the Hub's names to vLLM's."""
+
+    def apply_list(self, values: list[str]) -> list[str]: ...
+
+
+class _Packing(Protocol):
+    """What vLLM's models say about names."""
+
+    packed_modules_mapping: dict[str, list[str]]
+    hf_to_vllm_mapper: _Mapper
+
+
+def _repack_tied(model: nn.Module) -> None:
+    """Let an output layer that is tied to the embeddings follow them.
+
+    On a CPU vLLM multiplies with a packed copy of each weight, made when the layer is loaded. A tied output layer is in
+    no checkpoint, so reloading leaves its copy as it was.
+    """
+    language = model.get_submodule("language_model")
+    embedding, output = language.get_submodule("model.embed_tokens"), language.get_submodule("lm_head")
+    if output.get_parameter("weight").data_ptr() == embedding.get_parameter("weight").data_ptr():
+        cast("_Packer", output.quant_method).process_weights_after_loading(output)
+
+
+def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Names whose sums over all elements are not those of ``weights``; on a CPU packed copies cannot be compared."""
+    packing = cast("_Packing", model)
+    merged = {part: name for name, parts in packing.packed_modules_mapping.items() for part in parts}
+    sent: dict[str, tuple[float, float]] = {}
+    for name, tensor in weights.items():
+        (own,) = packing.hf_to_vllm_mapper.apply_list([name])
+        held = ".".join(merged.get(part, part) for part in own.split("."))
+        total, size = sent.get(held, (0.0, 0.0))
+        values = tensor.double()
+        sent[held] = (total + float(values.sum()), size + float(values.abs().sum()))
+    have = {name: float(p.double().sum()) for name, p in model.named_parameters(remove_duplicate=False) if p.numel()}
+    return [
+        n
+        for n, (total, size) in sent.items()
+        if n in have and not math.isclose(have[n], total, abs_tol=1e-9 * size + 1e-12)
+    ]
 
 
 def _start(folder: Path, settings: VllmSettings) -> LLM:
@@ -154,6 +269,8 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
     if cpu:
         _inspect_here(folder)
     options: dict[str, object] = {} if cpu else {"gpu_memory_utilization": settings.share}
+    if settings.many:
+        options["distributed_executor_backend"] = "external_launcher"
     return LLM(
         model=str(folder),
         dtype=settings.dtype,
@@ -161,6 +278,8 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
         limit_mm_per_prompt={"image": settings.pictures, "video": 0},
         enforce_eager=cpu,
         seed=0,
+        # Of the distribution that is sampled from, not of the one before the temperature.
+        logprobs_mode="processed_logprobs",
         **options,
     )
 

@@ -70,12 +70,14 @@ class Album:
         visual: Use of the vision tower.
         sam: Use of SAM 2's image encoder.
         budget: Bytes that may be kept; 0: features are computed with the batch.
+        shown: Pixels are asked for though the vision tower's features are kept: a sampler has a tower of its own.
     """
 
-    def __init__(self, lens: LensModel, *, visual: Use, sam: Use, budget: float) -> None:
+    def __init__(self, lens: LensModel, *, visual: Use, sam: Use, budget: float, shown: bool = False) -> None:
         self._lens = lens
         self._visual = visual
         self._sam = sam
+        self._shown = shown
         self._keeps = budget > 0 and "frozen" in (visual, sam)
         self._left = budget
         temporal = getattr(lens.qwen.config.vision_config, "temporal_patch_size", 2)
@@ -125,7 +127,8 @@ class Album:
         if self._sam == "frozen" and self._keeps:
             dtype = lens.sam.sam2.no_memory_embedding.dtype
             sight = replace(sight, sam=lens.sam.features(prepared.square[None].to(lens.device, dtype)))
-        patches = _NOTHING if self._visual == "unused" or sight.visual is not None else prepared.patches
+        seen = self._visual == "unused" or sight.visual is not None
+        patches = _NOTHING if seen and not self._shown else prepared.patches
         square = _NOTHING if self._sam == "unused" or sight.sam is not None else prepared.square
         return replace(sight, prepared=replace(prepared, patches=patches, square=square))
 

@@ -207,7 +207,16 @@ class RewardConfig(_Part):
 
 
 class Grpo(_Part):
-    """Rollouts and the policy loss. Names as TRL's where TRL has them."""
+    """Rollouts and the policy loss. Names as TRL's where TRL has them.
+
+    Attributes:
+        rollouts: ``hf``: the policy itself samples; ``vllm``: an engine beside it, which gets its weights every step.
+        vllm_share: Share of device memory that vLLM takes.
+        importance_cap: vLLM's arithmetic is not the trainer's. Each token's advantage is weighted by how much likelier
+            it is under the policy than under the sampler, at most by this much; 0: not at all.
+        sampler_tolerance: Mean difference of log-probabilities between sampler and trainer, in nats a token, beyond
+            which training stops: the sampler has other weights or other positions.
+    """
 
     num_generations: int = Field(default=8, ge=2)
     max_completion_length: int = Field(default=768, ge=1)
@@ -220,6 +229,10 @@ class Grpo(_Part):
     weight: Weight = 1.0
     rewards: tuple[RewardConfig, ...] = tuple(RewardConfig(name=name) for name in ("format", "box", "mask"))
     share_prefix: bool = Field(default=True, description="Read a group's image and instructions once.")
+    rollouts: Literal["hf", "vllm"] = "hf"
+    vllm_share: Fraction = 0.3
+    importance_cap: Weight = 2.0
+    sampler_tolerance: Weight = 0.1
 
 
 class Evaluation(_Part):

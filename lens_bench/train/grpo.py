@@ -62,6 +62,21 @@ def clipped(logps: Tensor, old: Tensor, advantage: Tensor, low: float, high: flo
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
+def importance(logps: Tensor, sampled: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights [B, T] without gradient: how much likelier a token is than under its sampler.
+
+    Corrects for a sampler whose arithmetic differs from the trainer's (E. Ionides, "Truncated Importance Sampling",
+    2008; TRL's ``token_truncate``).
+
+    Args:
+        logps: [B, T] of the policy.
+        sampled: [B, T] as the sampler had them.
+        mask: [B, T].
+        cap: Largest weight.
+    """
+    return torch.exp(torch.where(mask, logps.detach() - sampled, 0.0)).clamp(max=cap)
+
+
 def clip_fraction(logps: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
     """Share of the tokens whose gradient the clipping removes."""
     ratio = torch.exp(torch.where(mask, logps - old, 0.0))
@@ -79,6 +94,7 @@ def token_loss(
     beta: float = 0.0,
     low: float = 0.2,
     high: float = 0.2,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Loss of every token [B, T], 0 at masked ones: the clipped surrogate plus ``beta`` times the KL estimate.
 
@@ -91,10 +107,12 @@ def token_loss(
         beta: Weight of the KL divergence.
         low: Lower clipping distance.
         high: Upper clipping distance.
+        weight: [B, T] of the surrogate, see ``importance``.
     """
     # Masked first: 0 * inf would be NaN in the gradient.
     kept = torch.where(mask, logps, 0.0)
     loss = clipped(kept, torch.where(mask, old, 0.0), advantage.unsqueeze(1), low, high)
+    loss = loss if weight is None else loss * weight
     if beta:
         if reference is None:
             raise ValueError("beta needs log-probabilities of a reference")

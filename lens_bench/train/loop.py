@@ -29,7 +29,7 @@ from lens_bench.errors import RunError, UsageError
 from lens_bench.lock import FolderLock
 from lens_bench.train.album import Album, uses
 from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
-from lens_bench.train.config import Optimiser, TrainRecipe
+from lens_bench.train.config import Grpo, Optimiser, TrainRecipe
 from lens_bench.train.data import Draw, Order, TrainingData, failure_weights, of_rank, open_data, open_items
 from lens_bench.train.draws import stream
 from lens_bench.train.evaluate import evaluate, held_out_loss
@@ -39,10 +39,11 @@ from lens_bench.train.muon import MuonAdamW, split_matrices
 from lens_bench.train.parameters import freeze, optimiser_groups, require_gradients
 from lens_bench.train.policy import Policy
 from lens_bench.train.pretrain import FromBoxes, FromThings, make_probe
-from lens_bench.train.rollout import HfSampler
+from lens_bench.train.rollout import HfSampler, Sampler
 from lens_bench.train.start import Start, open_start
 from lens_bench.train.supervised import Supervised
 from lens_bench.train.trainee import Trainee, frozen_copy, layout_of
+from lens_bench.train.vllm_sampler import VllmSampler
 from lens_bench.train.watch import Watch
 from lens_bench.train.workshop import Objective, Workshop
 
@@ -189,7 +190,8 @@ class Training:
         prepared, self.optimiser = accelerator.prepare(trainee.train(), optimiser)
         self.parameters = list(prepared.parameters())
         visual, sam = uses(recipe)
-        album = Album(lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30)
+        shown = recipe.grpo is not None and recipe.grpo.rollouts == "vllm"
+        album = Album(lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30, shown=shown)
         layout = layout_of(lens, start.prompter)
         self.shop = Workshop(
             recipe, accelerator, lens, prepared, start.tokenizer, start.prompter, layout, album, data, reference
@@ -200,8 +202,10 @@ class Training:
         self.last = ""
 
     def close(self) -> None:
-        """Let go of threads."""
+        """Let go of threads, and of an engine that samples."""
         self.shop.album.close()
+        if isinstance(self.objective, Policy):
+            self.objective.close()
 
     # ------------------------------------------------------------------------------------------ the loop
 
@@ -334,9 +338,22 @@ def make_objective(shop: Workshop) -> Objective:
         return FromThings(shop)
     if recipe.grpo is None:
         return Supervised(shop)
-    config = recipe.grpo
-    sampler = HfSampler(shop.lens, shop.prompter, config.temperature, config.max_completion_length)
-    return Policy(shop, config, sampler)
+    return Policy(shop, recipe.grpo, make_sampler(shop, recipe.grpo))
+
+
+def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
+    """Where rollouts come from."""
+    if config.rollouts == "hf":
+        return HfSampler(shop.lens, shop.prompter, config.temperature, config.max_completion_length)
+    return VllmSampler(
+        shop.lens,
+        shop.tokenizer,
+        shop.prompter,
+        config.temperature,
+        config.max_completion_length,
+        torch.bfloat16 if shop.recipe.runtime.precision == "bf16" else shop.lens.text_dtype,
+        config.vllm_share,
+    )
 
 
 def set_rates(optimiser: Optimizer, config: Optimiser, step: int) -> float:

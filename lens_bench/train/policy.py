@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks as box_maths
+from lens_bench.errors import RunError
 from lens_bench.train import grpo
 from lens_bench.train.album import Truth, truth_of, uses
 from lens_bench.train.config import Grpo
@@ -67,10 +68,15 @@ class Policy:
         # The queries are only read for masks.
         self._layout = shop.layout if self._masks else replace(shop.layout, queries=0)
 
+    def close(self) -> None:
+        """Let go of the sampler."""
+        self._sampler.close()
+
     # ------------------------------------------------------------------------------------------ rollouts
 
     def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
         """See ``Objective``."""
+        self._sampler.sync()
         return [partial(self._loss, batch) for batch in self._batches(draws)]
 
     def _batches(self, draws: Sequence[Draw]) -> list[Batch]:
@@ -79,7 +85,6 @@ class Policy:
         items = [draw.items[0] for draw in draws]
         sights = shop.album.sights(items)
         asks = [self._ask(draw, sight) for draw, sight in zip(draws, sights, strict=True)]
-        self._sampler.sync()
         with shop.accelerator.autocast():
             rollouts = self._sampler.sample(asks, members, shop.recipe.seed)
         sequences = summed(shop.accelerator, len(draws) * members)
@@ -132,8 +137,14 @@ class Policy:
         return compare(logits, truths, batch.pack.image_of, self._shop.recipe.mask)
 
     def _policy_loss(self, batch: Batch, scored: Scored, advantage: Tensor, reference: Tensor | None) -> Tensor:
-        """Every rollout is used once, so what sampled it is the policy itself: the ratio is 1, its gradient is not."""
+        """Every rollout is used once, so what sampled it is the policy itself: the ratio is 1, its gradient is not.
+
+        vLLM samples with the same weights, but its own arithmetic; that difference is weighted, not clipped.
+        """
         config, real, old = self._config, batch.pack.real, scored.logps.detach()
+        weight = None
+        if config.rollouts == "vllm" and config.importance_cap:
+            weight = grpo.importance(old, _sampled(batch), real, config.importance_cap)
         losses = grpo.token_loss(
             scored.logps,
             old,
@@ -143,6 +154,7 @@ class Policy:
             beta=config.beta,
             low=config.epsilon,
             high=self._high,
+            weight=weight,
         )
         return grpo.reduce_loss(
             losses,
@@ -220,15 +232,27 @@ class Policy:
         meter, real = self._shop.meter, batch.pack.real
         tokens = int(real.sum())
         ends = self._shop.prompter.ends
-        sampled = torch.tensor([p for group in batch.rollouts for r in group for p in r.logps], device=real.device)
         meter.add("entropy", scored.entropy.sum(), tokens)
         meter.add("length/answer", tokens, len(judged))
         meter.add("length/read", batch.pack.tokens, len(judged))
         meter.add("rate/truncated", sum(j.ids[-1] not in ends for j in judged), len(judged))
         meter.add("rate/box_right", sum(_box_iou(j) > 0.5 for j in judged), len(judged))
-        meter.add("sampler_difference", (scored.logps.detach()[real] - sampled).abs().sum(), tokens)
+        difference = (scored.logps.detach() - _sampled(batch))[real].abs().sum()
+        meter.add("sampler_difference", difference, tokens)
+        if float(difference) > self._config.sampler_tolerance * tokens:
+            raise RunError(
+                f"the sampler's log-probabilities are {float(difference) / tokens:.3g} nats a token off the trainer's",
+                "its weights or positions are not the policy's; grpo.sampler_tolerance, or grpo.rollouts: hf",
+            )
         if reference is not None:
             meter.add("kl", grpo.k3(scored.logps.detach(), reference)[real].sum(), tokens)
+
+
+def _sampled(batch: Batch) -> Tensor:
+    """Log-probabilities [S, T] as the sampler had them, 0 where masked."""
+    real = batch.pack.real
+    flat = torch.tensor([p for group in batch.rollouts for r in group for p in r.logps], device=real.device)
+    return torch.zeros(real.shape, device=real.device).masked_scatter(real, flat)
 
 
 def _box_iou(judged: Judged) -> float:

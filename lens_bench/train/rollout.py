@@ -1,4 +1,4 @@
-"""Rollouts: sampled answers behind a protocol, and the sampler on transformers' layers.
+"""Rollouts: sampled answers behind a protocol, and the sampler on transformers' layers; ``vllm_sampler`` has another.
 
 Nothing is truncated (no top-p, no top-k), so that the policy's log-probabilities are those of the distribution that was
 sampled from. A draw is a function of (seed, step, unit, member): it depends neither on what else is in the batch nor on
@@ -66,6 +66,10 @@ class Sampler(Protocol):
         """Take over the policy's weights, after every update and on every rank."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is held beside the policy."""
+        ...
+
 
 class HfSampler:
     """Samples with the policy itself, on the inference engine's decoding loop; image and prompt are read once a group.
@@ -90,6 +94,9 @@ class HfSampler:
 
     def sync(self) -> None:
         """Nothing to do: the weights are the policy's own."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     @torch.no_grad()
     def sample(self, asks: Sequence[Ask], members: int, seed: int) -> list[list[Rollout]]:

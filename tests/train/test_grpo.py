@@ -60,6 +60,21 @@ def test_k3_is_never_negative_and_its_gradient_is_known(policy: np.ndarray, refe
     assert torch.equal(grpo.k3(ref, ref), torch.zeros(7, dtype=torch.float64))
 
 
+def test_advantages_do_not_depend_on_the_order_of_groups_or_members() -> None:
+    rewards = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
+    rows, columns = torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([4, 2, 0, 1, 3])
+    torch.testing.assert_close(grpo.advantages(rewards[rows][:, columns]), grpo.advantages(rewards)[rows][:, columns])
+
+
+@pytest.mark.parametrize("far", [-20.0, 20.0])
+def test_k3_far_away_is_finite(far: float) -> None:
+    logps = torch.tensor([-25.0], requires_grad=True)
+    value = grpo.k3(logps, logps.detach() + far)
+    value.sum().backward()
+    assert float(value) == pytest.approx(math.expm1(far) - far, rel=1e-5)
+    assert logps.grad is not None and float(logps.grad) == pytest.approx(1 - math.exp(far), rel=1e-5)
+
+
 def test_k3_estimates_the_divergence() -> None:
     generator = torch.Generator().manual_seed(0)
     policy = torch.log_softmax(torch.randn(6, generator=generator, dtype=torch.float64), 0)
@@ -139,6 +154,23 @@ def test_what_is_masked_never_matters(garbage: float) -> None:
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
     assert grpo.masked_mean(torch.full((3,), garbage), torch.zeros(3, dtype=torch.bool)) == 0
+
+
+def test_importance_is_the_truncated_ratio() -> None:
+    policy = torch.tensor([[-1.0, -2.0, -0.5, math.nan]], requires_grad=True)
+    sampled = torch.tensor([[-1.0, -2.5, -3.0, math.inf]])
+    mask = torch.tensor([[True, True, True, False]])
+    weight = grpo.importance(policy, sampled, mask, cap=2.0)
+    torch.testing.assert_close(weight, torch.tensor([[1.0, math.exp(0.5), 2.0, 1.0]]))
+    assert not weight.requires_grad
+
+
+def test_importance_weighs_the_surrogate_and_not_the_divergence() -> None:
+    logps, reference = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
+    mask, advantage = torch.ones(1, 2, dtype=torch.bool), torch.tensor([0.7])
+    weight = torch.tensor([[0.5, 1.5]])
+    loss = grpo.token_loss(logps, logps, advantage, mask, reference=reference, beta=0.1, weight=weight)
+    torch.testing.assert_close(loss, -0.7 * weight + 0.1 * grpo.k3(logps, reference))
 
 
 def test_beta_without_a_reference_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from lens_bench.train import loop
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.log import read_log
 from lens_bench.train.parameters import group_of
+from lens_bench.train.rollout import Ask, Rollout
 
 from .conftest import RATES, Run, tiny_recipe
 
@@ -191,6 +192,20 @@ def test_the_divergence_begins_at_exactly_zero(run: Run) -> None:
     _, seen = run(tiny_recipe("grpo"))
     assert seen.steps[0]["kl"] == 0.0 and seen.steps[-1]["kl"] > 0
     assert all(step["sampler_difference"] < 1e-5 for step in seen.steps)
+
+
+def test_a_sampler_with_other_weights_stops_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.HfSampler.sample
+
+    def stale(self: loop.HfSampler, asks: Sequence[Ask], members: int, seed: int) -> list[list[Rollout]]:
+        groups = real(self, asks, members, seed)
+        return [[Rollout(r.ids, tuple(p - 0.2 for p in r.logps)) for r in group] for group in groups]
+
+    monkeypatch.setattr(loop.HfSampler, "sample", stale)
+    with pytest.raises(RunError, match=r"0\.2 nats a token off"):
+        run(tiny_recipe("grpo"))
+    _, seen = run(tiny_recipe("grpo", {"grpo": {"sampler_tolerance": 0.3}}), "tolerant")
+    assert seen.steps[0]["sampler_difference"] == pytest.approx(0.2, abs=1e-4)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])

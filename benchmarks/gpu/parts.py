@@ -70,7 +70,7 @@ class Part:
 def parts(size: Size, where: Where) -> Iterator[Part]:
     """Everything, the most valuable first, so that a machine that is slower than expected loses the least."""
     full = size == "full"
-    first, *others = (_profile(name, size, where) for name in (FULL if full else TINY))
+    first, *others = (_profile(name, size, where) for name in MODELS)
     yield _lens("agreement", where, ["--size", "small" if full else "tiny", "--dtype", "float32"], 60)
     yield first
     if full:
@@ -81,14 +81,14 @@ def parts(size: Size, where: Where) -> Iterator[Part]:
 
 # ---------------------------------------------------------------------------------------------- lens-bench profile
 
-# Model and what is said to it beside the work; answers of equal length where the model writes any.
-FULL: Mapping[str, tuple[str, ...]] = {
-    "lens-3b": ("--new-tokens", "32"),
-    "lisa-7b": (),
-    "glamm-refseg": (),
-    "qwen2.5-vl-3b+sam2": ("--new-tokens", "32"),
+# What is said to each model beside the work. LISA and GLaMM write an answer instead of being given it, so that all do
+# equal work.
+MODELS: Mapping[str, tuple[str, ...]] = {
+    "lens-3b": (),
+    "lisa-7b": ("--model-arg=mode=generated",),
+    "glamm-refseg": ("--model-arg=mode=generated",),
+    "qwen2.5-vl-3b+sam2": (),
 }
-TINY: Mapping[str, tuple[str, ...]] = {"lens-3b": ("--new-tokens", "4"), "lisa-7b": (), "glamm-refseg": ()}
 
 
 def _profile(name: str, size: Size, where: Where) -> Part:
@@ -96,13 +96,13 @@ def _profile(name: str, size: Size, where: Where) -> Part:
     options = ["--images", "16" if full else "2", "--duration", "6" if full else "0.3", "--image-size"]
     options += ["640x480" if full else "96x72", "--batch-sizes", "1,4,16" if full else "1,2"]
     options += ["--dtype", "bfloat16" if where.device == "cuda" else "float32"]
-    more = (FULL if full else TINY)[name]
+    options += ["--new-tokens", "32" if full else "4"]
     weights = ["--random-weights"] if full else [f"--model-arg={arg}" for arg in tiny_arguments(name, where.scratch)]
     command = ["-m", "lens_bench.cli", "profile", "--suite", "shapes", "--split", "val", "--allow-partial"]
     command += ["--model", name, "--scenario", "single-stream,offline", "--device", where.device]
     folder = where.scratch / f"profile-{name}"
     command += ["--data-root", str(where.data), "--out", str(folder), "--no-plots"]
-    line = (*command, *options, *more, *weights)
+    line = (*command, *options, *MODELS[name], *weights)
     return Part(folder.name, line, folder, "profile.json", 100, check_profile, profile_rows)
 
 
@@ -111,6 +111,8 @@ def tiny_arguments(name: str, scratch: Path) -> list[str]:
     folder = scratch / "tiny" / name
     if name.startswith("lens"):
         return [f"checkpoint={folder}"]
+    if name.startswith("qwen"):
+        return [f"checkpoint={folder / 'model'}", f"sam={folder / 'sam'}"]
     return [f"checkpoint={folder / 'model'}", f"clip={folder / 'clip'}"]
 
 
@@ -230,11 +232,16 @@ def make_tiny(scratch: Path) -> None:
     from lens_bench.lens.tiny import byte_tokenizer, tiny_model
     from lens_bench.llava_sam.config import GLAMM, LISA
     from lens_bench.llava_sam.tiny import write_tiny
+    from lens_bench.sam2.tiny import save_tiny_sam2
+    from lens_bench.vlm.tiny import save_tiny_vlm
 
     story = Story("tiny", "Random weights.", {}, {})
     save(tiny_model(), scratch / "tiny" / "lens-3b", byte_tokenizer(), story)
     for name, family in (("lisa-7b", LISA), ("glamm-refseg", GLAMM)):
         write_tiny(scratch / "tiny" / name, family)
+    folder = scratch / "tiny" / "qwen2.5-vl-3b+sam2"
+    save_tiny_vlm(folder / "model")
+    save_tiny_sam2(folder / "sam")
 
 
 def read(path: Path) -> Json:

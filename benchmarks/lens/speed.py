@@ -34,6 +34,7 @@ from lens_bench.lens.config import HeadConfig, LensConfig, Positions, sam_preset
 from lens_bench.lens.engine import Answer, Engine
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
+from lens_bench.lens.random_weights import random_lens
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sizes import lens_3b
 from lens_bench.lens.steps import DECODES, resolve
@@ -93,8 +94,6 @@ def make_model(
 ) -> LensModel:
     """A model with random weights on its device; the full one is made there, 15 GB of float32 take their time."""
     if size == "3b":
-        from lens_bench.lens.random_weights import random_lens
-
         return random_lens(full_config(positions, tokens, sam_size or 1024), 0, device, precision)
     if size == "tiny":
         recipe = Recipe(max_pixels=112 * 112, max_length=None, max_new_tokens=tokens)

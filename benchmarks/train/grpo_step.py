@@ -1,6 +1,6 @@
 """Samples per second of a GRPO step: our trainer against TRL's ``GRPOTrainer``, a step of each in turn.
 
-    python benchmarks/train/grpo_step.py                       # CPU, 9 M parameters, about five minutes (tox -e trl)
+    python benchmarks/train/grpo_step.py                       # CPU, 9 M parameters, a quarter of an hour (tox -e trl)
     python benchmarks/train/grpo_step.py --device cuda --json results/grpo_h200.json
 
 Both train the same random Qwen2.5-VL on the same pictures and prompts with the same reward, group size and answer
@@ -90,7 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", default="small", choices=sorted(SHAPES))
-    parser.add_argument("--rounds", type=int, default=5, help="Timed steps of each side, behind one that is not timed.")
+    parser.add_argument("--rounds", type=int, default=3, help="Timed steps of each side, behind one that is not timed.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="+", default=None, help="Numbers of the settings, from 0.")
     parser.add_argument("--target", type=float, default=1.3, help="Smallest speed-up that passes; 0: any.")

@@ -31,6 +31,7 @@ from lens_bench.lens.images import Patching
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.positions import image_tokens
 from lens_bench.lens.prompts import HubTokenizer
+from lens_bench.lens.random_weights import random_lens, word_tokenizer
 from lens_bench.lens.sam_costs import SamCosts
 from lens_bench.lens.sizes import lens_3b
 from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
@@ -119,8 +120,6 @@ def model_of(size: str, recipe: TrainRecipe, device: torch.device) -> tuple[Lens
     """Random weights, made on the device; float32, as those that train are kept."""
     if size == "tiny":
         return tiny_model(as_trained(tiny_config(), recipe.model)).to(device), byte_tokenizer()
-    from lens_bench.lens.random_weights import random_lens, word_tokenizer
-
     config = as_trained(lens_3b("mrope"), recipe.model)
     return random_lens(config, recipe.seed, str(device), Precision()), word_tokenizer()
 

@@ -190,7 +190,7 @@ def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str] | 
         part.replace(path)
         return
     then = json.loads(path.read_text(encoding="utf-8"))
-    then = then if hashes is not None else {"recipe": then["recipe"]}
+    then = {**then, "recipe": _filled(then["recipe"])} if hashes is not None else {"recipe": _filled(then["recipe"])}
     for key in _flat(now).keys() | _flat(then).keys():
         free = key.split(".")[1] in _FREE or key in ("recipe.runtime.tensorboard", "recipe.runtime.threads")
         if not free and _flat(now).get(key) != _flat(then).get(key):
@@ -198,6 +198,14 @@ def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str] | 
                 f"{folder} was begun with another {key}: {_flat(then).get(key)!r}, now {_flat(now).get(key)!r}",
                 "train with what it was begun with, under another --out, or anew with --fresh",
             )
+
+
+def _filled(recipe: object) -> object:
+    """A recipe as it was written, with what it could not say yet: keys that came later have their defaults."""
+    try:
+        return TrainRecipe.model_validate(recipe).model_dump(mode="json")
+    except ValueError:
+        return recipe
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -115,6 +115,17 @@ def test_two_trainings_in_one_folder_are_refused(run: Run, tmp_path: Path) -> No
     run(tiny_recipe("supervised"))
 
 
+def test_a_key_that_came_later_has_its_default(run: Run) -> None:
+    folder, _ = run(tiny_recipe("supervised"), kill_at=1)
+    path = folder / "recipe.json"
+    begun = json.loads(path.read_text())
+    del begun["recipe"]["optimiser"]["floor"]
+    path.write_text(json.dumps(begun))
+    run(tiny_recipe("supervised"), kill_at=2)
+    with pytest.raises(UsageError, match=r"optimiser\.floor"):
+        run(tiny_recipe("supervised", {"optimiser": {"floor": 0.5}}))
+
+
 def test_a_torn_checkpoint_is_named(run: Run) -> None:
     recipe = tiny_recipe("supervised", {"saving": {"every": 1}})
     folder, _ = run(recipe, kill_at=2)

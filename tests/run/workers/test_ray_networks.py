@@ -93,3 +93,22 @@ def test_a_node_whose_cable_is_cut_costs_nothing_but_time(
     assert len({w["node"] for w in summary["perf"]["workers"]}) >= 1
     assert len(summary["perf"]["workers"]) == 2
     assert not summary["perf"]["comparable"]
+
+
+@pytest.mark.slow
+def test_a_driver_on_another_network_is_a_client(
+    networks: tuple[str, str], tiny: Any, tmp_path: Path, cli: Any
+) -> None:
+    """The driver's machine is no node; a worker dies once."""
+    head, other = networks
+    ray_start(head, "--head", "--node-ip-address", HEAD, "--port", PORT, "--include-dashboard", "false")
+    one = cli(*tiny.run("crashing", tmp_path / "one", "--json"))
+    expected = Path(json.loads(one.stdout)["run"]) / "scores.jsonl"
+    dies = ("share=0.1", "exit=true", f"marker={tmp_path / 'died'}")
+    more = [part for arg in dies for part in ("--model-arg", arg)]
+    command = tiny.run("crashing", tmp_path, *more, "--batch-size", 2, "--engine-address", f"ray://{HEAD}:10001")
+    found = inside(other, sys.executable, "-m", "lens_bench.cli", *command, "--json")
+    assert found.returncode == 0, found.stderr
+    summary = json.loads(found.stdout)
+    assert (Path(summary["run"]) / "scores.jsonl").read_bytes() == expected.read_bytes()
+    assert "workers lost: 1" in summary["perf"]["reasons"]

@@ -73,6 +73,7 @@ class VlmAdapter(ABC):
         self.options = options
         self.args = Arguments(options)
         self._segmenter: VlmSegmenter[SamImage] | VlmSegmenter[Sam2Image] | None = None
+        self._forced: int | None = None
 
     @abstractmethod
     def manner(self) -> Manner:
@@ -101,16 +102,55 @@ class VlmAdapter(ABC):
             RunError: There is no endpoint.
             UsageError: It refuses the key or does not serve the model, or an argument does not fit.
         """
-        manner, sizing = self.manner(), sizing_of(self.args)
-        found = load_talker(self.options)
-        three = self.args.flag("best_of_three")
-        sam: Painter[SamImage] | Painter[Sam2Image]
+        found = load_talker(self.options, self._forced)
         if is_first_sam(self.options):
-            sam = first = load_first_sam(self.options)
-            self._segmenter = VlmSegmenter(found.talker, first, manner, sizing, three)
-        else:
-            sam = second = load_sam(self.options)
-            self._segmenter = VlmSegmenter(found.talker, second, manner, sizing, three)
+            return self._start(found, load_first_sam(self.options))
+        return self._start(found, load_sam(self.options))
+
+    def load_random(self, seed: int) -> LoadReport:
+        """Build the shape of the card's repository, or of the folder's configuration, and SAM 2, without weights.
+
+        Raises:
+            UsageError: The engine needs a checkpoint, or nothing says what to build.
+        """
+        from lens_bench.vlm.local import LocalSettings
+        from lens_bench.vlm.random_weights import random_sam, random_vlm
+
+        _needs_hf(self.options, "needs weights")
+        given = self.args.text("checkpoint")
+        settings = LocalSettings(
+            self._forced or self.args.whole("max_new_tokens"), self.args.whole("rows"), None, bool(self._forced)
+        )
+        folder = Path(given).expanduser() if given else None
+        dtype = dtype_of(self.options)
+        model = random_vlm(self.args.text("hub"), folder, seed, self.options.device, dtype, settings)
+        found = LoadedTalker(model, model.parameters, (f"random weights from seed {seed}", *model.notes))
+        if is_first_sam(self.options):
+            return self._start(found, load_first_sam(self.options))
+        if self.args.text("sam"):
+            return self._start(found, load_sam(self.options))
+        said = self.args.text("sam_dtype")
+        return self._start(found, random_sam(seed, self.options.device, dtype_of(self.options, said)))
+
+    def force_length(self, tokens: int) -> None:
+        """Write exactly so many tokens, and paint one mask whatever they say. Called before loading.
+
+        Raises:
+            UsageError: The engine cannot be forced.
+        """
+        _needs_hf(self.options, "ends answers by itself")
+        self._forced = tokens
+
+    def _start(self, found: LoadedTalker, sam: Painter[SamImage] | Painter[Sam2Image]) -> LoadReport:
+        manner, sizing, three = self.manner(), sizing_of(self.args), self.args.flag("best_of_three")
+        if self._forced:
+            from lens_bench.vlm.random_weights import Boxed
+
+            manner = Boxed(manner)
+        self._segmenter = cast(
+            "VlmSegmenter[SamImage] | VlmSegmenter[Sam2Image]",
+            VlmSegmenter(found.talker, sam, manner, sizing, three, self.options.device),
+        )
         return LoadReport(parameters=found.parameters + sam.parameters, notes=found.notes)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
@@ -138,8 +178,17 @@ class LoadedTalker:
     notes: tuple[str, ...]
 
 
-def load_talker(options: ModelOptions) -> LoadedTalker:
+def _needs_hf(options: ModelOptions, why: str) -> None:
+    if options.engine in (ENDPOINT, VLLM):
+        raise UsageError(f"the engine {options.engine} {why}", "--engine hf")
+
+
+def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalker:
     """The language model: behind an endpoint or in vLLM where the engine says so, else on transformers.
+
+    Args:
+        options: Of the card.
+        forced: Length of every answer; None lets the model end it. Only on transformers.
 
     Raises:
         CheckpointError: A file or tensor is missing, broken or does not fit.
@@ -164,7 +213,7 @@ def load_talker(options: ModelOptions) -> LoadedTalker:
     from lens_bench.vlm.local import LocalSettings, LocalVlm
 
     bits = bits_of(args.text("load_in"), options.device) if args.has("load_in") else None
-    local = LocalSettings(args.whole("max_new_tokens"), args.whole("rows"), bits)
+    local = LocalSettings(forced or args.whole("max_new_tokens"), args.whole("rows"), bits, bool(forced))
     model = LocalVlm.load(language_path(options), options.device, dtype_of(options), local)
     return LoadedTalker(model, model.parameters, model.notes)
 

@@ -58,11 +58,13 @@ class LocalSettings:
         max_new_tokens: Most tokens of an answer.
         rows: Conversations answered together; 0 for what fits.
         bits: Quantises the language model's blocks.
+        forced: Every answer has exactly ``max_new_tokens``: what would end it is not written before.
     """
 
     max_new_tokens: int = 1024
     rows: int = 0
     bits: Bits | None = None
+    forced: bool = False
 
 
 class LocalVlm:
@@ -172,6 +174,7 @@ class LocalVlm:
         config.do_sample, config.repetition_penalty = False, 1.0
         config.temperature, config.top_p, config.top_k = 1.0, 1.0, 50
         config.max_new_tokens, config.max_length = self._settings.max_new_tokens, None
+        config.min_new_tokens = self._settings.max_new_tokens if self._settings.forced else None
         return config
 
     def _plain(self, texts: list[str], pictures: list[list[Picture]]) -> dict[str, object]:

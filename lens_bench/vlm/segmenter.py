@@ -7,13 +7,12 @@ asked is ``error``.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lens_bench import masks
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import Box, ImageTask, Prediction, Query, Size
 from lens_bench.sam2.prompts import Painter, SamMask, SamPrompt
 from lens_bench.vlm.chat import Conversation, Picture, Reply, Talker
@@ -54,32 +53,40 @@ class VlmSegmenter(Generic[Image]):
         manner: How to ask and to read.
         sizing: Of the image that the model sees.
         best_of_three: See ``Sam2.masks``.
+        device: Whose clock the stages are measured by.
     """
 
     def __init__(
-        self, talker: Talker, sam: Painter[Image], manner: Manner, sizing: Sizing, best_of_three: bool
+        self,
+        talker: Talker,
+        sam: Painter[Image],
+        manner: Manner,
+        sizing: Sizing,
+        best_of_three: bool,
+        device: str = "cpu",
     ) -> None:
         self.talker = talker
         self.sam = sam
         self.manner = manner
         self.sizing = sizing
         self.best_of_three = best_of_three
-        self._seconds: dict[str, float] = {}
+        self._device = device
+        self._clock = StageClock(device)
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """One prediction per query, tasks and queries in order."""
-        self._seconds = {}
-        with self._stage("resize"):
+        self._clock = StageClock(self._device)
+        with self._clock.stage("resize"):
             pictures = [Picture(self.sizing.apply(task.rgb)) for task in tasks]
         pairs = [(number, query) for number, task in enumerate(tasks) for query in task.queries]
-        with self._stage("answer"):
+        with self._clock.stage("answer"):
             replies = self.talker.ask([self.manner.conversation(query, pictures[n]) for n, query in pairs])
         asked = [
             _Asked(n, query, self._read(reply, pictures[n].size, tasks[n].size), reply)
             for (n, query), reply in zip(pairs, replies, strict=True)
         ]
         painted = self._paint(tasks, asked)
-        share = {stage: 1000 * seconds / max(1, len(asked)) for stage, seconds in self._seconds.items()}
+        share = {stage: 1000 * seconds / max(1, len(asked)) for stage, seconds in self._clock.seconds().items()}
         return [_prediction(a, p, tasks[a.image].size, share) for a, p in zip(asked, painted, strict=True)]
 
     def close(self) -> None:
@@ -92,18 +99,12 @@ class VlmSegmenter(Generic[Image]):
     def _paint(self, tasks: Sequence[ImageTask], asked: Sequence[_Asked]) -> list[list[SamMask]]:
         """Masks of every answer, one per prompt."""
         needed = sorted({a.image for a in asked if a.prompts})
-        with self._stage("SAM features"):
+        with self._clock.stage("SAM features"):
             encoded = dict(zip(needed, self.sam.encode([tasks[n].rgb for n in needed]), strict=True))
-        with self._stage("masks"):
+        with self._clock.stage("masks"):
             wanted = [(encoded[a.image], prompt) for a in asked for prompt in a.prompts]
             found = iter(self.sam.masks(wanted, self.best_of_three))
         return [[next(found) for _ in a.prompts] for a in asked]
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 def _prediction(asked: _Asked, painted: Sequence[SamMask], size: Size, stages_ms: dict[str, float]) -> Prediction:

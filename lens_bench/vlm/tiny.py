@@ -82,7 +82,7 @@ def save_tiny_vlm(
         repetition_penalty=repetition_penalty,
     )
     model.save_pretrained(folder)
-    _processor(family, tokenizer).save_pretrained(folder)
+    processor_of(family, tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -127,7 +127,8 @@ def _model(family: Family, vocabulary: int, ids: Mapping[str, int]) -> PreTraine
     return Qwen3VLForConditionalGeneration(config)  # type: ignore[no-untyped-call]
 
 
-def _processor(family: Family, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin:
+def processor_of(family: Family, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin:
+    """A processor of the family with the given tokenizer, as released checkpoints carry one."""
     patch = 14 if family == "qwen2_5_vl" else 16
     token = (2 * patch) ** 2  # pixels of one token
     images = Qwen2VLImageProcessor(patch_size=patch, size={"shortest_edge": token, "longest_edge": 1280 * token})

@@ -3,7 +3,7 @@
     python benchmarks/run/made_refcoco.py /tmp/made
     python benchmarks/run/made_refcoco.py /tmp/made --images 150
 
-Nothing in it is a photograph, but what costs time is like one: files of about 160 KB (COCO train2014 is 13 GB for
+Nothing in it is a photograph, but what costs time is like one: files of about 140 KB (COCO train2014 is 13 GB for
 82,783 images), ragged polygons of some ten to eighty points, one annotation in eight of two or three polygons, a few
 crowds as run lengths. The whole set has the counts that the card of ``refcoco`` expects of ``val``; a smaller one is a
 share of it, which ``lens-bench run`` takes with ``--allow-partial``.

@@ -23,7 +23,7 @@ def profile() -> dict[str, Any]:
     point = {"batch_images": 4, "images_per_s": value, "expressions_per_s": value, "stages": [stage], "roof": roof}
     point["circumstances"] = {"memory": {"peak_allocated_mb": 2048.0}}
     single = {"complete": True, "latency_ms": {"p50": value, "p99": value}, "stages": [stage], "roof": roof}
-    return {"single_stream": single, "offline": {"complete": True, "points": [point]}}
+    return {"device": "cuda:0", "single_stream": single, "offline": {"complete": True, "points": [point]}}
 
 
 def speeds(texts: int = 0, flipped: float = 0.0, loop: float = 1.0) -> dict[str, Any]:
@@ -73,6 +73,7 @@ def test_a_profile_is_judged(parts: ModuleType) -> None:
     nothing["offline"]["points"][0]["images_per_s"] = None
     for wrong, what in ((impossible, "1.50"), (half, "single-stream"), (nothing, "offline")):
         assert [c for c in parts.check_profile(wrong) if what in c], what
+    assert parts.check_profile(impossible | {"device": "cpu"}) == []
     unknown = copy.deepcopy(profile())
     unknown["single_stream"]["roof"] = None
     assert parts.check_profile(unknown) == []

@@ -124,7 +124,8 @@ def check_profile(found: Json) -> list[str]:
         wrong.append("single-stream was not measured to its end")
     if not offline or not offline["complete"] or not _fitting(found):
         wrong.append("offline was not measured to its end")
-    shares = [mfu for _, mfu in _shares(found) if mfu is not None]
+    # Other work on a CPU may have slowed the ceiling's measurement and not the model's; a GPU is ours alone.
+    shares = [mfu for _, mfu in _shares(found) if mfu is not None and found["device"] != "cpu"]
     wrong += [f"a share of {mfu:.2f} of the matmul ceiling" for mfu in shares if not 0 <= mfu <= MOST]
     return wrong
 

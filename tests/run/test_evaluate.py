@@ -457,8 +457,8 @@ def test_ctrl_c_exits_130_and_writes_what_there_is(tiny: Any, tmp_path: Path) ->
 
 
 def test_a_second_process_is_refused(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    slow = tiny.run("slow", tmp_path, "--model-arg", "ms=50", "--batch-size", "1")
-    plan = tiny.plan("slow", tmp_path, args={"ms": "50"})
+    slow = tiny.run("slow", tmp_path, "--model-arg", "ms=500", "--batch-size", "1")
+    plan = tiny.plan("slow", tmp_path, args={"ms": "500"})
     first = start(slow)
     try:
         wait_for_lines(plan.files.predictions, 1, first)

@@ -70,7 +70,7 @@ def test_one_killer_costs_what_is_promised(batch: int, deaths: int) -> None:
     assert (sorted(answered), given_up, found) == (sorted(set(range(32)) - {5}), [5], deaths)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_random_histories_lose_and_double_nothing(data: st.DataObject) -> None:
     """Workers join, answer, leave for reasons of their own and hang, in any order."""

@@ -54,6 +54,34 @@ def test_log_probabilities_are_the_trainers(temperature: float) -> None:
     torch.testing.assert_close(ours[rows.real], theirs, atol=2e-5, rtol=1e-4)
 
 
+def test_greedy_answers_have_the_probabilities_of_transformers() -> None:
+    """An independent path: transformers' own positions, cache and generation from ids and patches."""
+    model, prompter, found = asks()
+    for ask in found:
+        prepared = ask.sight.prepared
+        count = prepared.grid[0] * prepared.grid[1] * prepared.grid[2] // model.merge**2
+        ids = torch.tensor([[*prompter.before, *[model.image_token] * count, *ask.after]])
+        out = model.qwen.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == model.image_token).int(),
+            pixel_values=prepared.patches,
+            image_grid_thw=torch.tensor([prepared.grid]),
+            max_new_tokens=7,
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+            eos_token_id=sorted(prompter.ends),
+            pad_token_id=prompter.padding,
+        )
+        theirs = model.qwen.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)[0]
+        answer = tuple(out.sequences[0, ids.shape[1] :].tolist())
+        rows = pack(layout_of(model, prompter), [prepared.grid], [[Segment(ask.after, answer)]])
+        with torch.no_grad():
+            ours = score(model, read(model, rows, see(model, [ask.sight])), rows, 1.0, 1024).logps[0]
+        torch.testing.assert_close(ours[: len(theirs)], theirs, atol=2e-5, rtol=1e-4)
+
+
 def test_answers_end_where_they_should() -> None:
     _, prompter, found = asks()
     ends = prompter.ends

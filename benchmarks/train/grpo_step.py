@@ -1,6 +1,6 @@
 """Samples per second of a GRPO step: our trainer against TRL's ``GRPOTrainer``, a step of each in turn.
 
-    python benchmarks/train/grpo_step.py                       # CPU, 9 M parameters, a quarter of an hour (tox -e trl)
+    python benchmarks/train/grpo_step.py                       # CPU, 9 M parameters (tox -e trl)
     python benchmarks/train/grpo_step.py --device cuda --json results/grpo_h200.json
 
 Both train the same random Qwen2.5-VL on the same pictures and prompts with the same reward, group size and answer

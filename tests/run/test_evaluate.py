@@ -457,11 +457,12 @@ def test_ctrl_c_exits_130_and_writes_what_there_is(tiny: Any, tmp_path: Path) ->
 
 
 def test_a_second_process_is_refused(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    slow = tiny.run("slow", tmp_path, "--model-arg", "ms=500", "--batch-size", "1")
-    plan = tiny.plan("slow", tmp_path, args={"ms": "500"})
+    endless = {"ms": "100000000"}  # a day and more for one answer: the folder is held until the process is killed
+    slow = tiny.run("slow", tmp_path, *(f"--model-arg={name}={value}" for name, value in endless.items()))
+    plan = tiny.plan("slow", tmp_path, args=endless)
     first = start(slow)
     try:
-        wait_for_lines(plan.files.predictions, 1, first)
+        wait_for_lines(plan.files.lock, 1, first)
         second = cli(*slow)
         assert second.returncode == 2
         assert f"in use by process {first.pid}" in second.stderr

@@ -7,10 +7,8 @@ expression at a time with a full forward (tested in both position modes), whatev
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +26,7 @@ from lens_bench.lens.positions import image_tokens, next_position, prefix_positi
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.sam import SamFeatures, upsample
 from lens_bench.lens.writer import HfWriter, Row, TextEngine, Written, query_states
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import Box, Pixels, Rle
 
 
@@ -96,8 +95,8 @@ class Engine:
         batches: Sizes.
 
     Attributes:
-        seconds: Time spent per stage since the last ``answer`` began; ``compile`` is what compiling or recording
-            decoding steps took, at the first step of a shape.
+        seconds: Time that each stage of the last ``answer`` took, by the device's clock; ``compile`` is what compiling
+            or recording decoding steps took, at the first step of a shape.
     """
 
     def __init__(
@@ -111,6 +110,7 @@ class Engine:
         temporal = getattr(vision, "temporal_patch_size", 2)
         self.patching = Patching(model.patch, model.merge, int(temporal))
         self.seconds: dict[str, float] = {}
+        self._clock, self._prepared = StageClock(str(model.device)), 0.0
         self._host = Host(model.device)
         sizes = batches or Batches()
         cuda = model.device.type == "cuda"
@@ -134,7 +134,7 @@ class Engine:
             DataError: An image cannot be asked about at all.
             OutOfMemoryError: A single expression does not fit.
         """
-        self.seconds = {}
+        self.seconds, self._clock, self._prepared = {}, StageClock(str(self.model.device)), 0.0
         by_image: dict[int, list[int]] = {}
         for place, (image, _) in enumerate(asks):
             by_image.setdefault(image, []).append(place)
@@ -148,40 +148,44 @@ class Engine:
             return [None] * len(numbers)
 
         self._images.run(sorted(by_image), chunk)
+        self.seconds = self._clock.seconds()
+        if self._prepared:
+            self.seconds["answer"] -= self._prepared
+            self.seconds["compile"] = self._prepared
         return [out[place] for place in range(len(asks))]
 
     # ------------------------------------------------------------------------------------------ stages
 
     def _chunk(self, images: Sequence[Pixels], asks: Sequence[tuple[int, str]]) -> list[Answer]:
         encoded = self._encode(images)
-        with self._stage("prompt"):
+        with self._clock.stage("prompt"):
             asked = [self._ask(number, image, encoded[image], text) for number, (image, text) in enumerate(asks)]
         fine = [a for a in asked if a.row.budget > 0]
-        with self._stage("answer"):
+        with self._clock.stage("answer"):
             written = self._rows.run([a.row for a in fine], self.writer.write, _row_length)
-        self._tell_apart("answer", "compile", self.writer.preparation())
-        with self._stage("mask pass"):
+            self._prepared += self.writer.preparation()
+        with self._clock.stage("mask pass"):
             states = self._states(fine, written, encoded)
-        with self._stage("masks"):
+        with self._clock.stage("masks"):
             found = self._paint(fine, states, encoded)
         answers = iter([self._answer(a, w, m, encoded[a.image]) for a, w, m in zip(fine, written, found, strict=True)])
         return [next(answers) if a.row.budget > 0 else self._refuse(a) for a in asked]
 
     def _encode(self, images: Sequence[Pixels]) -> list[_Encoded]:
         recipe, size = self.prompter.recipe, self.model.sam.image_size
-        with self._stage("resize"):
+        with self._clock.stage("resize"):
             prepared = self._host.prepare(images, recipe, self.patching, size)
-        with self._stage("vision tower"):
+        with self._clock.stage("vision tower"):
             patches = torch.cat([p.patches.to(self.model.device, non_blocking=True) for p in prepared])
             visual = self.model.see(patches, [p.grid for p in prepared])
-        with self._stage("prefix"):
+        with self._clock.stage("prefix"):
             reading = self._prefixes(self.mode, prepared, visual)
             generation: Sequence[Prefix | None] = reading
             if not self.writer.wants_prefixes:
                 generation = [None] * len(reading)
             elif self.mode != "mrope":
                 generation = self._prefixes("mrope", prepared, visual)
-        with self._stage("SAM 2 features"):
+        with self._clock.stage("SAM 2 features"):
             sam = self._towers.run(prepared, self._features)
         return [_Encoded(*parts) for parts in zip(prepared, generation, reading, sam, strict=True)]
 
@@ -274,24 +278,6 @@ class Engine:
         limit = self.prompter.recipe.max_length
         why = f"the prompt has {asked.prompt_tokens} tokens, which leaves no room for an answer (max_length {limit})"
         return Answer("", (), None, None, asked.prompt_tokens, why)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self._wait()
-        begin = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def _tell_apart(self, stage: str, part: str, seconds: float) -> None:
-        """Book some of a stage's time under a name of its own."""
-        if seconds:
-            self.seconds[stage] -= seconds
-            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
-    def _wait(self) -> None:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
 
 
 def _row_length(row: Row) -> int:

@@ -8,9 +8,7 @@ same as with whole rows, whatever the batch (tested).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +21,7 @@ from lens_bench.lens.config import whole
 from lens_bench.llava_sam.conversation import Prompt
 from lens_bench.llava_sam.images import clip_pixels
 from lens_bench.llava_sam.modeling import LlavaSam
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import Pixels, Rle
 from lens_bench.sam.images import prepare
 from lens_bench.sam.model import upsample
@@ -77,12 +76,13 @@ class Engine:
         forced: Write every answer up to its budget and let its last token alone be [SEG], so that the work is known.
 
     Attributes:
-        seconds: Time spent per stage since the last ``answer`` began.
+        seconds: Time that each stage of the last ``answer`` took, by the device's clock.
     """
 
     def __init__(self, model: LlavaSam, seg: int, eos: int, rows: int | None = None, *, forced: bool = False) -> None:
         self.model, self._seg, self._eos, self._forced = model, seg, eos, forced
         self.seconds: dict[str, float] = {}
+        self._clock = StageClock(str(model.device))
         cuda = model.device.type == "cuda"
         self._rows = Budget(rows or row_budget(model.device, _row_bytes(model)), "expressions")
         self._masks = Budget(32 if cuda else 4, "masks")
@@ -101,14 +101,15 @@ class Engine:
         Raises:
             OutOfMemoryError: A single conversation or mask does not fit.
         """
-        self.seconds = {}
+        self.seconds, self._clock = {}, StageClock(str(self.model.device))
         if not asks:
             return []
         numbers = sorted({ask.image for ask in asks})
         prefixes = dict(zip(numbers, self._prefixes(images, numbers, asks[0].prompt.before), strict=True))
-        with self._stage("language"):
+        with self._clock.stage("language"):
             read = self._rows.run(asks, lambda part: self._read(part, prefixes), lambda ask: len(ask.prompt.after))
         painted = self._paint(images, asks, read)
+        self.seconds = self._clock.seconds()
         before = next(iter(prefixes.values())).length
         return [
             Answer(found, tuple(row.ids), before + len(ask.prompt.after))
@@ -120,11 +121,11 @@ class Engine:
     def _prefixes(self, images: Sequence[Pixels], numbers: Sequence[int], before: tuple[int, ...]) -> list[Prefix]:
         """Read the prompt up to the end of each image."""
         model, side = self.model, self.model.config.clip_side
-        with self._stage("resize"):
+        with self._clock.stage("resize"):
             pixels = torch.stack([clip_pixels(images[n], side) for n in numbers])
-        with self._stage("vision tower"):
+        with self._clock.stage("vision tower"):
             visual = model.see(pixels.to(model.device))
-        with self._stage("prefix"):
+        with self._clock.stage("prefix"):
             lead = model.embedding(torch.tensor(before, device=model.device)).expand(len(numbers), -1, -1)
             embeds = torch.cat([lead, visual], dim=1)
             cache = KeyValues.empty(len(model.llama.model.layers), len(numbers), model.device)
@@ -203,9 +204,9 @@ class Engine:
 
     def _masks_of(self, pixels: Pixels, states: list[Tensor]) -> list[Rle]:
         sam = self.model.sam
-        with self._stage("resize"):
+        with self._clock.stage("resize"):
             seen = prepare(pixels, sam.side)
-        with self._stage("SAM features"):
+        with self._clock.stage("SAM features"):
             features = sam.features(seen.pixels.unsqueeze(0).to(self.model.device))
         prompts = self.model.prompts(torch.stack(states))
 
@@ -213,20 +214,8 @@ class Engine:
             logits = upsample(sam.masks(features, prompts[list(numbers)]), seen)
             return [masks.encode(mask) for mask in (logits > 0).cpu().numpy()]
 
-        with self._stage("masks"):
+        with self._clock.stage("masks"):
             return self._masks.run(range(len(states)), paint)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self._wait()
-        begin = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def _wait(self) -> None:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
 
 
 def _positions(real: Tensor, start: int) -> Tensor:

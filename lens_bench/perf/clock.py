@@ -69,14 +69,15 @@ class StageClock:
             finally:
                 self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
             return
-        from torch.cuda import Event
+        from torch.cuda import Event, current_stream
 
         first, last = (Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        first.record()
+        # By name: the process's current device is another one where the model lies on cuda:1.
+        first.record(current_stream(self._device))
         try:
             yield
         finally:
-            last.record()
+            last.record(current_stream(self._device))
             self._events.append((name, first, last))
 
     def seconds(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from lens_bench.perf.clock import StageClock, WallClock, tick
 from lens_bench.perf.comparable import (
@@ -169,3 +170,37 @@ def test_stages_on_a_cpu_add_up_and_survive_exceptions() -> None:
         time.sleep(0.002)
     found = clock.seconds()
     assert list(found) == ["a", "b"] and found["b"] >= 0.002 and found == clock.seconds()
+
+
+def test_stages_on_a_gpu_are_bracketed_in_the_stream_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's events are replaced by ones that read a clock which the test moves on."""
+    now, streams, waits = [0.0], list[str](), list[str]()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.at = -1.0
+
+        def record(self, stream: str) -> None:
+            self.at = now[0]
+            streams.append(stream)
+
+        def elapsed_time(self, end: Event) -> float:
+            assert waits, "read before the device was waited for"
+            return 1e3 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    clock = StageClock("cuda:1")
+    with clock.stage("a"):
+        now[0] += 2.0
+    now[0] += 100.0
+    with pytest.raises(ValueError), clock.stage("a"):
+        now[0] += 0.5
+        raise ValueError
+    with clock.stage("b"):
+        now[0] += 4.0
+    assert not waits
+    assert clock.seconds() == {"a": 2.5, "b": 4.0} == clock.seconds()
+    assert waits == ["cuda:1"] and streams == ["stream of cuda:1"] * 6

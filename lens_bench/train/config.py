@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Stage = Literal["sam", "vision", "supervised", "grpo"]
 Group = Literal["embeddings", "language", "vision", "head", "sam_prompt", "sam_decoder", "sam_image"]
@@ -269,6 +269,12 @@ class Runtime(_Part):
     cache_gb: Weight = 0.0
     threads: int = Field(default=0, ge=0)
     tensorboard: bool = False
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: object) -> object:
+        """YAML reads an unquoted ``no`` as false."""
+        return "no" if value is False else value
 
 
 class TrainRecipe(_Part):

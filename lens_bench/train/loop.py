@@ -7,65 +7,38 @@ then an evaluation and a checkpoint. The stages differ only in their objective.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from numpy.typing import NDArray
 from torch.optim import AdamW, Optimizer
 
 from lens_bench.errors import RunError, UsageError
 from lens_bench.lock import FolderLock
 from lens_bench.train.album import Album, uses
 from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
-from lens_bench.train.config import Grpo, Optimiser, TrainRecipe
-from lens_bench.train.data import Draw, Order, TrainingData, failure_weights, of_rank, open_data, open_items
-from lens_bench.train.draws import stream
-from lens_bench.train.evaluate import evaluate, held_out_loss
+from lens_bench.train.config import Optimiser, TrainRecipe
+from lens_bench.train.curriculum import unit_weights
+from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
 from lens_bench.train.lora import inject
 from lens_bench.train.muon import MuonAdamW, split_matrices
 from lens_bench.train.parameters import freeze, optimiser_groups, require_gradients
 from lens_bench.train.policy import Policy
-from lens_bench.train.pretrain import FromBoxes, FromThings, make_probe
-from lens_bench.train.rollout import HfSampler, Sampler
+from lens_bench.train.pretrain import make_probe
+from lens_bench.train.progress import Progress
+from lens_bench.train.stages import make_evaluator, make_objective
 from lens_bench.train.start import Start, open_start
-from lens_bench.train.supervised import Supervised
 from lens_bench.train.trainee import Trainee, frozen_copy, layout_of
-from lens_bench.train.vllm_sampler import VllmSampler
 from lens_bench.train.watch import Watch
-from lens_bench.train.workshop import Objective, Workshop
-
-
-class Progress(Protocol):
-    """Someone who watches."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """A stage begins, or goes on."""
-        ...
-
-    def step(self, values: Mapping[str, float]) -> None:
-        """A step is done."""
-        ...
-
-    def note(self, message: str) -> None:
-        """Something to know."""
-        ...
-
-    def stop(self) -> None:
-        """The stage is over, one way or the other."""
-        ...
+from lens_bench.train.workshop import Workshop
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +186,18 @@ class Training:
         """All steps, from the last checkpoint on."""
         recipe, shop = self.recipe, self.shop
         # Measured before any update, also in a resumed training: the weights are those of the start here.
-        order = Order(shop.data.units, recipe.data, recipe.batch.units, recipe.seed, self._weights())
+        order = Order(
+            shop.data.units,
+            recipe.data,
+            recipe.batch.units,
+            recipe.seed,
+            unit_weights(shop, self.objective, self.where.out, self.progress),
+        )
         found = checkpoints(self.where.out)
         done = self.keeper.restore(found[-1], shop.trainee, shop.lens, self.optimiser) if found else 0
         self.last = str(found[-1]) if found else "none"
         log = self._open_log(done)
-        look = self._evaluator()
+        look = make_evaluator(shop, self.where.data_root, self.where.out)
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
             for step in range(done, recipe.optimiser.steps):
@@ -283,77 +262,6 @@ class Training:
         self.accelerator.wait_for_everyone()
         self.watch.replay(log.lines if log is not None else lines_until(folder / LOG_NAME, done))
         return log
-
-    def _evaluator(self) -> Callable[[int], dict[str, float]] | None:
-        config, shop, root = self.recipe.evaluation, self.shop, self.where.data_root
-        if config is None:
-            return None
-        if self.recipe.stage in ("sam", "vision"):
-            kind: Callable[[Workshop], Objective] = FromBoxes if self.recipe.stage == "sam" else FromThings
-            settings = self.recipe.data.model_copy(
-                update={"splits": (config.split,), "held_out": (), "paper_data": True, "part": (0.0, 1.0)}
-            )
-            data = open_data(settings, root, self.recipe.seed, with_things=True)
-            return lambda step: held_out_loss(shop, kind, data, config)
-        items = open_items(config.split, root)
-        return lambda step: evaluate(shop, items, config, step, self.where.out)
-
-    def _weights(self) -> NDArray[np.float64] | None:
-        """Weights of the curriculum, measured once and then read from the stage's folder."""
-        curriculum, path = self.recipe.data.curriculum, self.where.out / "measured.json"
-        if curriculum is None or not isinstance(self.objective, Policy):
-            return None
-        units = self.shop.data.units
-        if not path.is_file():
-            self._measure(self.objective, curriculum.measure, path)
-            self.accelerator.wait_for_everyone()
-        measured = {int(index): float(value) for index, value in json.loads(path.read_text(encoding="utf-8")).items()}
-        return failure_weights(measured, len(units), curriculum.floor, curriculum.power)
-
-    def _measure(self, policy: Policy, count: int, path: Path) -> None:
-        units = self.shop.data.units
-        chosen = stream(self.recipe.seed, "measure").permutation(len(units))[:count]
-        draws = [Draw(-1 - n, int(i), units[i].items[:1]) for n, i in enumerate(chosen)]
-        self.progress.start(f"{self.recipe.name}: measuring rewards", len(draws), 0)
-        measured: dict[int, float] = {}
-        for begin in range(0, len(draws), self.recipe.batch.units):
-            part = draws[begin : begin + self.recipe.batch.units]
-            measured |= {d.unit: value for d, value in zip(part, policy.measure(part), strict=True)}
-            for _ in part:
-                self.progress.step({})
-        self.progress.stop()
-        self.shop.meter.means(self.accelerator)
-        if self.accelerator.is_main_process:
-            part_file = path.with_name(path.name + ".part")
-            part_file.write_text(json.dumps(measured), encoding="utf-8")
-            part_file.replace(path)
-
-
-def make_objective(shop: Workshop) -> Objective:
-    """What a stage does."""
-    recipe = shop.recipe
-    if recipe.stage == "sam":
-        return FromBoxes(shop)
-    if recipe.stage == "vision":
-        return FromThings(shop)
-    if recipe.grpo is None:
-        return Supervised(shop)
-    return Policy(shop, recipe.grpo, make_sampler(shop, recipe.grpo))
-
-
-def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
-    """Where rollouts come from."""
-    if config.rollouts == "hf":
-        return HfSampler(shop.lens, shop.prompter, config.temperature, config.max_completion_length)
-    return VllmSampler(
-        shop.lens,
-        shop.tokenizer,
-        shop.prompter,
-        config.temperature,
-        config.max_completion_length,
-        torch.bfloat16 if shop.recipe.runtime.precision == "bf16" else shop.lens.text_dtype,
-        config.vllm_share,
-    )
 
 
 def set_rates(optimiser: Optimizer, config: Optimiser, step: int) -> float:

@@ -79,10 +79,12 @@ def test_what_does_not_fit_is_refused(setting: str) -> None:
 
 def test_settings_and_base(tmp_path: Path) -> None:
     found = single(
-        "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]", "runtime.tensorboard=true"
-    )
+        "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]", "runtime.tensorboard=true",
+        "runtime.precision=no",
+    )  # fmt: skip
     assert found.optimiser.rates["language"] == 1e-4 and found.optimiser.rates["embeddings"] == 1.2e-3
     assert found.seed == 7 and found.data.held_out == () and found.runtime.tensorboard
+    assert found.runtime.precision == "no"
     path = tmp_path / "mine.yaml"
     path.write_text("base: nano-stage2\nname: mine\ndata: {curriculum: null}\ngrpo: {loss_type: dr_grpo}\n")
     mine = single(str(path))

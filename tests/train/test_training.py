@@ -20,7 +20,7 @@ from lens_bench.train import loop
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.log import read_log
 from lens_bench.train.parameters import group_of
-from lens_bench.train.rollout import Ask, Rollout
+from lens_bench.train.rollout import Ask, HfSampler, Rollout
 
 from .conftest import RATES, Run, tiny_recipe
 
@@ -206,13 +206,13 @@ def test_the_divergence_begins_at_exactly_zero(run: Run) -> None:
 
 
 def test_a_sampler_with_other_weights_stops_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.HfSampler.sample
+    real = HfSampler.sample
 
-    def stale(self: loop.HfSampler, asks: Sequence[Ask], members: int, seed: int) -> list[list[Rollout]]:
+    def stale(self: HfSampler, asks: Sequence[Ask], members: int, seed: int) -> list[list[Rollout]]:
         groups = real(self, asks, members, seed)
         return [[Rollout(r.ids, tuple(p - 0.2 for p in r.logps)) for r in group] for group in groups]
 
-    monkeypatch.setattr(loop.HfSampler, "sample", stale)
+    monkeypatch.setattr(HfSampler, "sample", stale)
     with pytest.raises(RunError, match=r"0\.2 nats a token off"):
         run(tiny_recipe("grpo"))
     _, seen = run(tiny_recipe("grpo", {"grpo": {"sampler_tolerance": 0.3}}), "tolerant")

@@ -1,0 +1,51 @@
+"""The curriculum: rewards of the start, measured once, say how often a unit is drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lens_bench.train.data import Draw, failure_weights
+from lens_bench.train.draws import stream
+from lens_bench.train.policy import Policy
+from lens_bench.train.progress import Progress
+from lens_bench.train.workshop import Objective, Workshop
+
+MEASURED = "measured.json"
+
+
+def unit_weights(shop: Workshop, objective: Objective, out: Path, progress: Progress) -> NDArray[np.float64] | None:
+    """Weights of the units, measured before any update and from then on read from the stage's folder.
+
+    None where the recipe has no curriculum.
+    """
+    curriculum, path = shop.recipe.data.curriculum, out / MEASURED
+    if curriculum is None or not isinstance(objective, Policy):
+        return None
+    if not path.is_file():
+        _measure(shop, objective, curriculum.measure, path, progress)
+        shop.accelerator.wait_for_everyone()
+    measured = {int(index): float(value) for index, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    return failure_weights(measured, len(shop.data.units), curriculum.floor, curriculum.power)
+
+
+def _measure(shop: Workshop, policy: Policy, count: int, path: Path, progress: Progress) -> None:
+    units, recipe = shop.data.units, shop.recipe
+    chosen = stream(recipe.seed, "measure").permutation(len(units))[:count]
+    draws = [Draw(-1 - n, int(i), units[i].items[:1]) for n, i in enumerate(chosen)]
+    progress.start(f"{recipe.name}: measuring rewards", len(draws), 0)
+    measured: dict[int, float] = {}
+    for begin in range(0, len(draws), recipe.batch.units):
+        part = draws[begin : begin + recipe.batch.units]
+        measured |= {d.unit: value for d, value in zip(part, policy.measure(part), strict=True)}
+        for _ in part:
+            progress.step({})
+    progress.stop()
+    shop.meter.means(shop.accelerator)
+    if shop.accelerator.is_main_process:
+        part_file = path.with_name(path.name + ".part")
+        part_file.write_text(json.dumps(measured), encoding="utf-8")
+        part_file.replace(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lens_bench.errors import UsageError
 
 _ADDRESS = re.compile(r"auto|(ray://)?[\w.-]+:\d{1,5}|ray://\[[\da-fA-F:]+\]:\d{1,5}")
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def read_workers(count: str | None, address: str | None, gpus: float | None) -> 
     """
     if count is not None and count != "auto" and not (count.isascii() and count.isdecimal() and int(count) > 0):
         raise UsageError(f"--workers {count} is neither a positive number nor auto")
-    if address is not None and not _ADDRESS.fullmatch(address):
+    if address is not None and not _is_address(address):
         raise UsageError(
             f"--engine-address {address} is not the address of a Ray cluster",
             "auto for the cluster of this machine, ray://HOST:10001 for one elsewhere",
@@ -50,3 +51,8 @@ def read_workers(count: str | None, address: str | None, gpus: float | None) -> 
             raise UsageError("--gpus-per-worker says what each of several workers takes", "add --workers N")
         return None
     return Workers(None if count in (None, "auto") else int(count), address, gpus)
+
+
+def _is_address(text: str) -> bool:
+    port = text.rpartition(":")[2]
+    return bool(_ADDRESS.fullmatch(text)) and (text == "auto" or int(port) <= _LAST_PORT)

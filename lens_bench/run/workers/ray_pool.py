@@ -62,6 +62,8 @@ class RayPool:
 
     def __init__(self, job: Job, workers: Workers, share: Share, expected: Sequence[ImageTask] | None) -> None:
         self._share = share
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, tuple[int, Doing]] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(workers, share)
@@ -74,8 +76,6 @@ class RayPool:
         except BaseException:
             self.close()
             raise
-        self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, tuple[int, Doing]] = {}
 
     def start(self, worker: int) -> None:
         """Ask Ray for an actor; it waits for room where there is none."""

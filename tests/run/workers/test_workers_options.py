@@ -34,6 +34,7 @@ def test_what_is_meant(typed: tuple[str | None, str | None, float | None], meant
         (("many", None, None), "--workers many"),
         (("2", "http://head", None), "--engine-address http://head"),
         (("2", "", None), "--engine-address"),
+        (("2", "head:70000", None), "--engine-address head:70000"),
         (("2", None, 0.0), "--gpus-per-worker 0"),
         (("2", None, 1.5), "--gpus-per-worker 1.5"),
         ((None, None, 0.5), "--gpus-per-worker"),
@@ -65,3 +66,13 @@ def test_how_many_a_node_holds(cpus: float, gpus: float, node: dict[str, float],
     from lens_bench.run.workers.ray_pool import Share
 
     assert Share(cpus, gpus).fits(node) == room
+
+
+def test_a_machine_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from lens_bench.run.workers import ray_pool
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    with pytest.raises(UsageError, match=r"2 workers with 1 GPU each do not fit on this machine: .* for 0"):
+        ray_pool.RayPool(None, Workers(2), ray_pool.Share(1, 1), None)  # type: ignore[arg-type]

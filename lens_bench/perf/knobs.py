@@ -71,13 +71,17 @@ def scenarios(given: Sequence[str]) -> tuple[Scenario, ...]:
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
-    """``1,2,8`` as numbers, ``auto`` as nothing. Raises ``UsageError``."""
+    """``1,2,8`` as numbers in ascending order, because one that does not fit ends the sweep; ``auto`` as nothing.
+
+    Raises:
+        UsageError: It is neither.
+    """
     if text == "auto":
         return ()
     words = text.split(",")
     if not all(_whole(word) for word in words):
         raise UsageError(f"--batch-sizes {text} is neither auto nor a list of numbers", "for example 1,4,16")
-    return tuple(dict.fromkeys(int(word) for word in words))
+    return tuple(sorted({int(word) for word in words}))
 
 
 def latency_bound(text: str) -> Bound:

@@ -135,11 +135,13 @@ def server(
         bench: What is measured.
         items: Pictures with one expression each; requests take them in turn.
         bound: What has to hold.
-        concurrency: Most requests that one call answers; at most as many as there are items.
+        concurrency: Most requests that one call answers; at most as many as there are items. That of an earlier
+            session stays, because trials under two of them would be one search.
         seed: Of the arrivals.
         done: What an earlier session found.
         keep: Called with everything so far after each trial.
     """
+    concurrency = concurrency if done is None else done.concurrency
     batch = list(items[:concurrency])
     bench.observer.start("server: warm-up", 1, 0)
     try:

@@ -84,6 +84,7 @@ def make_job(
         segmenter.force_length(knobs.new_tokens)
     plan = make_plan(suite, split, card, options, _Nameless() if knobs.random_weights else segmenter, request)
     manifest = plan.manifest
+    _check_pictures(knobs, manifest.n_images)
     if knobs.random_weights:
         manifest = replace(manifest, weight_digest=_digest({"random": request.seed, "model": manifest.model}, 64))
     work = knobs.work()
@@ -150,6 +151,8 @@ def run_profile(job: Job, observer: Observer) -> Profile:
         CheckpointError: Raised by the model while loading.
     """
     with Lock(job.files):
+        if job.plan.request.fresh:
+            job.path.unlink(missing_ok=True)
         profile = measured_before(job)
         todo = job.todo(profile)
         if not todo:
@@ -233,10 +236,6 @@ class _Session:
         knobs, swept = self._job.knobs, self._profile.offline
         best = swept.best if swept is not None else None
         size = knobs.concurrency or (best.batch_images if best is not None else self._job.plan.card.batch_size)
-        if knobs.concurrency and knobs.concurrency > most:
-            raise UsageError(
-                f"--concurrency {knobs.concurrency} needs as many pictures", f"--images {knobs.concurrency}"
-            )
         return min(size, most)
 
     def _keeper(self, part: str) -> Callable[[object], None]:
@@ -270,9 +269,16 @@ def _check(card: ModelCard, segmenter: Segmenter, knobs: Knobs) -> None:
         raise UsageError(f"model {card.name} cannot be made to write a given length", "leave out --new-tokens")
     if knobs.image_size is not None and card.sees_ground_truth:
         raise UsageError(f"model {card.name} sees the ground truth, which has its own size", "leave out --image-size")
-    too_large = max(knobs.batch_sizes, default=0)
-    if too_large > knobs.images:
-        raise UsageError(f"--batch-sizes {too_large} needs as many pictures", f"--images {too_large}")
+
+
+def _check_pictures(knobs: Knobs, there_are: int) -> None:
+    """A picture stands in a call once, so the largest call needs as many."""
+    asked = {"--batch-sizes": max(knobs.batch_sizes, default=0), "--concurrency": knobs.concurrency or 0}
+    for option, most in asked.items():
+        if most > there_are:
+            raise UsageError(f"{option} {most} needs as many pictures, the split has {there_are}", "smaller calls")
+        if most > knobs.images:
+            raise UsageError(f"{option} {most} needs as many pictures", f"--images {most}")
 
 
 def _load_random(segmenter: Segmenter, model: str, job: Job) -> LoadReport:

@@ -141,7 +141,7 @@ def test_memory_of_a_process_without_a_device() -> None:
 def test_what_people_type() -> None:
     assert knobs.scenarios(["server,offline"]) == ("offline", "server")
     assert knobs.scenarios([]) == ("single-stream", "offline", "server")
-    assert knobs.batch_sizes("auto") == () and knobs.batch_sizes("8,1,8") == (8, 1)
+    assert knobs.batch_sizes("auto") == () and knobs.batch_sizes("8,1,8") == (1, 8)
     assert knobs.latency_bound("p99=2s") == Bound(0.99, 2.0)
     assert knobs.latency_bound("p99.9=350ms") == Bound(0.999, 0.35)
     assert knobs.image_size("640x480") == (480, 640) and knobs.image_size("512") == (512, 512)

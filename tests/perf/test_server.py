@@ -137,6 +137,19 @@ def test_an_interrupted_search_continues_with_the_trials_it_has() -> None:
     assert again[-1].trials[3].circumstances.session == 2
 
 
+def test_a_continued_search_keeps_the_concurrency_of_its_trials() -> None:
+    _, kept = measured(0.1, Bound(0.99, 0.5), concurrency=1)
+    sizes: set[int] = set()
+
+    def service(batch: Sequence[ImageTask]) -> float:
+        sizes.add(len(batch))
+        return 0.1
+
+    again: list[Server] = []
+    server(bench(service, duration=60.0, session=2), tasks(8), Bound(0.99, 0.5), 4, 0, kept[2], again.append)
+    assert again[-1].complete and again[-1].concurrency == 1 and sizes == {1}
+
+
 def test_a_slow_model_is_asked_often_enough() -> None:
     found, _ = measured(5.0, Bound(0.9, 60.0), duration=1.0)
     assert all(t.requests == LEAST or t.cut for t in found.trials)

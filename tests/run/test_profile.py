@@ -17,7 +17,7 @@ from lens_bench.records import Cost, ImageTask, LoadReport, Prediction, Tokens
 from lens_bench.registry import find_model
 from lens_bench.run.pictures import take_pictures
 from lens_bench.run.plan import Request, make_model
-from lens_bench.run.profile import Job, make_job, measured_before, run_profile
+from lens_bench.run.profile import Job, kept, make_job, measured_before, run_profile
 from lens_bench.run.timed import TimedModel, call
 
 
@@ -128,6 +128,18 @@ def test_another_scenario_continues_and_says_so(tiny: object, tmp_path: Path) ->
     assert len(again.sessions) == 1 and not [r for r in again.reasons if r.startswith("resumed")]
 
 
+def test_what_was_measured_before_does_not_pass_for_a_fresh_measurement(tiny: object, tmp_path: Path) -> None:
+    made = job(tiny, tmp_path, Model())
+    profiled(made)
+    broken = Model()
+    broken.error = "no idea"
+    assert kept(made) is not None
+    with pytest.raises(RunError, match="no idea"):
+        profiled(job(tiny, tmp_path, broken, fresh=True))
+    found = kept(made)
+    assert found is None or found.single_stream is None
+
+
 def test_ctrl_c_keeps_what_was_measured(tiny: object, tmp_path: Path) -> None:
     knobs = Knobs(duration=0.02, images=4, batch_sizes=(1, 2, 4), scenarios=("offline",))
     model = Model()
@@ -173,7 +185,10 @@ def test_what_a_model_cannot_do_is_said_before_it_is_loaded(tiny: object, tmp_pa
     with pytest.raises(UsageError, match="--batch-sizes 64 needs as many pictures"):
         job(tiny, tmp_path, None, Knobs(batch_sizes=(1, 64), images=8))
     with pytest.raises(UsageError, match="--concurrency 5 needs"):
-        profiled(job(tiny, tmp_path, Model(), Knobs(duration=0.02, images=4, concurrency=5, scenarios=("server",))))
+        job(tiny, tmp_path, Model(), Knobs(images=4, concurrency=5))
+    for knobs, word in ((Knobs(batch_sizes=(13,)), "--batch-sizes 13"), (Knobs(concurrency=14), "--concurrency 14")):
+        with pytest.raises(UsageError, match=f"{word} needs as many pictures, the split has 12"):
+            job(tiny, tmp_path, Model(), knobs)
 
 
 def test_pictures_are_stretched_where_asked(tiny: object, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class VllmEngine:
         settings: How to start it.
 
     Raises:
-        UsageError: vLLM is not installed.
+        UsageError: vLLM is not installed, or another GPU than the first is meant.
     """
 
     def __init__(self, folder: Path, settings: VllmSettings) -> None:
@@ -233,7 +233,10 @@ def _repack_tied(model: nn.Module) -> None:
 
 
 def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Names whose sums over all elements are not those of ``weights``; on a CPU packed copies cannot be compared."""
+    """Names whose sums over all elements are not those of ``weights``; all, where vLLM knows none of them.
+
+    On a CPU packed copies cannot be compared.
+    """
     packing = cast("_Packing", model)
     merged = {part: name for name, parts in packing.packed_modules_mapping.items() for part in parts}
     sent: dict[str, tuple[float, float]] = {}
@@ -243,19 +246,23 @@ def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         total, size = sent.get(held, (0.0, 0.0))
         values = tensor.double()
         sent[held] = (total + float(values.sum()), size + float(values.abs().sum()))
-    have = {name: float(p.double().sum()) for name, p in model.named_parameters(remove_duplicate=False) if p.numel()}
-    return [
-        n
-        for n, (total, size) in sent.items()
-        if n in have and not math.isclose(have[n], total, abs_tol=1e-9 * size + 1e-12)
-    ]
+    have = {name: float(p.detach().double().sum()) for name, p in model.named_parameters(remove_duplicate=False) if p.numel()}
+    known = {name: pair for name, pair in sent.items() if name in have}
+    if not known:
+        return list(sent)
+    return [n for n, (total, size) in known.items() if not math.isclose(have[n], total, abs_tol=1e-9 * size + 1e-12)]
 
 
 def _start(folder: Path, settings: VllmSettings) -> LLM:
     from lens_bench.torchvision_guard import guard_torchvision
 
     guard_torchvision()
-    cpu = settings.device == "cpu"
+    cpu, number = settings.device == "cpu", settings.device.partition(":")[2]
+    if number not in ("", "0") and not settings.many:
+        raise UsageError(
+            f"vLLM runs on the first GPU that it sees, not on {settings.device}",
+            f"CUDA_VISIBLE_DEVICES={number} and --device cuda",
+        )
     # The engine runs in this process: the device is shared with what paints masks, and tests need no second process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if cpu:

@@ -1,7 +1,7 @@
 """Make a folder in RefCOCO's layout, of RefCOCO val's size: 1,500 JPEG images of 640x480 and 10,834 expressions.
 
-    python benchmarks/run/made_refcoco.py /tmp/made
-    python benchmarks/run/made_refcoco.py /tmp/made --images 150
+    python benchmarks/run/made_refcoco.py made
+    python benchmarks/run/made_refcoco.py made --images 150
 
 Nothing in it is a photograph, but what costs time is like one: files of about 140 KB (COCO train2014 is 13 GB for
 82,783 images), ragged polygons of some ten to eighty points, one annotation in eight of two or three polygons, a few

@@ -1,7 +1,7 @@
 """The run loop with a model of no cost against a bare ``torch.utils.data.DataLoader`` over the same images.
 
     python benchmarks/run/peer.py                       # 1,500 JPEG images of 640x480, 10,834 expressions
-    python benchmarks/run/peer.py --images 300 --rounds 5 --data /tmp/made
+    python benchmarks/run/peer.py --images 300 --rounds 5 --data made
 
 The loop reads, decodes, asks, checks, journals, scores under ``strict`` and writes the summary; the ground truth of an
 earlier run is on disk, as after the first model of a suite. The loader opens the same files with Pillow, converts them

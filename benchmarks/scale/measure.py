@@ -1,6 +1,6 @@
 """Measure what the driving process spends, and what travels, on this machine: the stage times of the simulation.
 
-    python benchmarks/scale/measure.py /tmp/made > benchmarks/scale/measured.json
+    python benchmarks/scale/measure.py made > benchmarks/scale/measured.json
 
 Times of the driving process are processor time, so a busy machine changes them little; the trip is the shortest of many
 calls. The set is ``benchmarks/run/made_refcoco.py``'s, in the sizes of RefCOCO; predictions are damaged ground truth.

@@ -246,7 +246,11 @@ def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         total, size = sent.get(held, (0.0, 0.0))
         values = tensor.double()
         sent[held] = (total + float(values.sum()), size + float(values.abs().sum()))
-    have = {name: float(p.detach().double().sum()) for name, p in model.named_parameters(remove_duplicate=False) if p.numel()}
+    have = {
+        name: float(p.detach().double().sum())
+        for name, p in model.named_parameters(remove_duplicate=False)
+        if p.numel()
+    }
     known = {name: pair for name, pair in sent.items() if name in have}
     if not known:
         return list(sent)

@@ -93,6 +93,9 @@ class Timed:
         self.seconds.append(time.perf_counter() - begin)
         return found
 
+    def close(self) -> None:
+        self._inner.close()
+
 
 def wait(device: torch.device) -> None:
     if device.type == "cuda":

@@ -21,6 +21,7 @@ from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sam_costs import SamCosts, decoder_flops, encoder_flops, weight_bytes
 from lens_bench.lens.sizes import lens_2b, lens_3b
 from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import ImageTask, Pixels, Prediction, Query, Tokens
 
 WITHIN = 0.03
@@ -58,7 +59,7 @@ def forced(config: LensConfig, tokens: int) -> Engine:
 def test_every_stage_is_what_torch_counts(family: str, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = forced(tiny_config(positions, family), tokens=12)  # type: ignore[arg-type]
     found: dict[str, float] = {}
-    monkeypatch.setattr(engine, "_stage", lambda name: counted(found, name))
+    monkeypatch.setattr(StageClock, "stage", lambda _, name: counted(found, name))
     tasks = [ImageTask("i", (120, 200), (Query("a", "the left one"), Query("b", "the left one")), picture(120, 200))]
     costs = lens_costs(engine, tasks, answered(engine, tasks))
     assert costs.keys() == {stage for stage, flops in found.items() if flops}

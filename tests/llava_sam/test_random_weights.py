@@ -18,6 +18,7 @@ from lens_bench.llava_sam.costs import sam_image_flops
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.random_weights import named_config, word_tokens
 from lens_bench.llava_sam.tiny import write_tiny
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import ImageTask, ModelOptions, Query
 from lens_bench.registry import find_model, make_segmenter, resolve_args
 from lens_bench.sam.model import VIT_H, SamModel
@@ -63,7 +64,7 @@ def test_forced_answers_end_with_one_mask_and_their_work_is_what_torch_counts(
     model.force_length(9)
     model.load_random(0)
     found: dict[str, float] = {}
-    monkeypatch.setattr(model._engine, "_stage", lambda name: counted(found, name))
+    monkeypatch.setattr(StageClock, "stage", lambda _, name: counted(found, name))
     predictions = model.segment([task()])
     assert [p.tokens.completion for p in predictions] == [9, 9]
     assert all(p.status == "ok" and p.mask is not None for p in predictions)

@@ -26,10 +26,11 @@ def profile() -> dict[str, Any]:
     return {"device": "cuda:0", "single_stream": single, "offline": {"complete": True, "points": [point]}}
 
 
-def speeds(texts: int = 0, flipped: float = 0.0, loop: float = 1.0) -> dict[str, Any]:
+def speeds(texts: int = 0, flipped: float = 0.0, loop: float = 1.0, eager: float = 2.5) -> dict[str, Any]:
     mode = {"engine_per_second": 5.0, "loop_per_second": loop, "generate_per_second": 1.0, "ratio": 5.0, "target": 4.0}
     mode |= {"generate_ratio": 5.0, "texts_that_differ": texts, "largest_share_of_flipped_pixels": flipped}
-    return {"mrope": mode}
+    ways = [{"way": way, "per_second": s, "answer_seconds": 0.5 / s} for way, s in (("graphs", 5.0), ("eager", eager))]
+    return {"mrope": mode | {"decoding": ways, "expressions": 10}}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,7 @@ def test_a_gpu_gets_what_was_asked_for_within_ten_minutes(parts: ModuleType, tmp
         assert first == "-m" or Path(first).is_file()
         assert "cuda" in part.command or part.name == "stage2"
         assert ("--random-weights" in part.command) == part.name.startswith("profile")
+        assert ("graphs,eager" in part.command) == (part.name in ("agreement", "engine"))
     assert len({part.folder for part in found}) == len(found)
 
 
@@ -83,7 +85,11 @@ def test_speeds_are_judged(parts: ModuleType) -> None:
     assert parts.check_agreement(speeds()) == parts.check_speeds(speeds(texts=3)) == []
     assert parts.check_agreement(speeds(texts=1)) and parts.check_agreement(speeds(flipped=0.01))
     assert parts.check_speeds(speeds(loop=0.0)) and parts.check_speeds({})
-    assert dict(parts.lens_rows(speeds()))["mrope: against the authors' loop"] == "5x (target 4x)"
+    assert parts.check_speeds(speeds(eager=float("inf"))) == ["mrope: decoding eager is inf"]
+    rows = dict(parts.lens_rows(speeds()))
+    assert rows["mrope: against the authors' loop"] == "5x (target 4x)"
+    assert rows["mrope: decoding graphs"] == "5 expressions/s, answers 10 ms each"
+    assert rows["mrope: decoding eager"] == "2.5 expressions/s, answers 20 ms each"
 
 
 def _part(parts: ModuleType, tmp_path: Path, code: str, **more: Any) -> Any:

@@ -165,7 +165,9 @@ def _shares(found: Json) -> Iterator[tuple[str, float | None]]:
 def _lens(name: str, where: Where, options: list[str], seconds: float) -> Part:
     few, folder = name == "agreement", where.scratch / name
     work = ["--images", "1" if few else "4", "--expressions", "4" if few else "7", "--rounds", "1" if few else "2"]
-    command = [str(LENS / "speed.py"), "--device", where.device, *options, *work]
+    # The peers meet the first way of decoding; the second runs beside it on the same work and has to say the same.
+    ways = "graphs,eager" if where.device == "cuda" else "eager,static"
+    command = [str(LENS / "speed.py"), "--device", where.device, *options, *work, "--decode", ways]
     command += ["--json", str(folder / "speed.json")]
     if where.device == "cpu":
         command += ["--threads", "1"]
@@ -190,7 +192,9 @@ def check_speeds(found: Json) -> list[str]:
     """What is wrong with speeds."""
     keys = ("engine_per_second", "loop_per_second", "generate_per_second")
     modes = list(_modes(found))
-    wrong = [f"{name}: {k} is {m[k]}" for name, m in modes for k in keys if not (m[k] > 0 and math.isfinite(m[k]))]
+    found_speeds = [(name, k, m[k]) for name, m in modes for k in keys]
+    found_speeds += [(name, f"decoding {w['way']}", w["per_second"]) for name, m in modes for w in m["decoding"]]
+    wrong = [f"{name}: {what} is {speed}" for name, what, speed in found_speeds if not 0 < speed < math.inf]
     return wrong if modes else ["nothing was measured"]
 
 
@@ -201,6 +205,9 @@ def lens_rows(found: Json) -> list[tuple[str, str]]:
         rows.append((f"{name}: engine", f"{mode['engine_per_second']:.4g} expressions/s"))
         rows.append((f"{name}: against the authors' loop", f"{mode['ratio']:.3g}x (target {mode['target']:g}x)"))
         rows.append((f"{name}: against one generate each", f"{mode['generate_ratio']:.3g}x"))
+        for way in mode["decoding"]:
+            speed, answers = way["per_second"], 1e3 * way["answer_seconds"] / mode["expressions"]
+            rows.append((f"{name}: decoding {way['way']}", f"{speed:.4g} expressions/s, answers {answers:.4g} ms each"))
         rows.append((f"{name}: texts that differ", str(mode["texts_that_differ"])))
     return rows
 

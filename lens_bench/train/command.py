@@ -198,11 +198,11 @@ class TrainProgress:
     def step(self, values: Mapping[str, float]) -> None:
         """A step is done."""
         self._done += 1
-        numbers = ", ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
+        shown = [f"{name} {values[name]:.3g}" for name in _SHOWN if name in values]
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, numbers=numbers)
-        elif _first() and numbers and (self._done % max(1, self._total // 20) == 0 or "eval/giou" in values):
-            line = f"{self._title}: {self._done} of {self._total}, {numbers}"
+            self._bar.update(self._task, advance=1, numbers=", ".join(shown))
+        elif _first() and (self._done % max(1, self._total // 20) == 0 or "eval/giou" in values):
+            line = ", ".join([f"{self._title}: {self._done} of {self._total}", *shown])
             err.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, message: str) -> None:

@@ -41,6 +41,7 @@ class VllmSettings:
         pictures: Most pictures of a prompt.
         share: Share of device memory that vLLM takes (GPU only).
         many: One of several processes that torch.distributed knows of, each with an engine of its own.
+        devices: Over how many GPUs every layer is divided (tensor parallelism).
     """
 
     device: str
@@ -49,6 +50,7 @@ class VllmSettings:
     pictures: int = 1
     share: float = 0.4
     many: bool = False
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,12 @@ class VllmEngine:
         settings: How to start it.
 
     Raises:
-        UsageError: vLLM is not installed, or another GPU than the first is meant.
+        CheckpointError: The folder has no readable configuration.
+        UsageError: vLLM is not installed, another GPU than the first is meant, or the model cannot be divided so.
     """
 
     def __init__(self, folder: Path, settings: VllmSettings) -> None:
+        self._devices = settings.devices
         self._llm: LLM | None = _start(folder, settings)
 
     def complete(
@@ -160,9 +164,11 @@ class VllmEngine:
         Layers that vLLM keeps as one (query, key and value; gate and up) must come whole.
 
         Raises:
-            RunError: What vLLM holds then is not what was handed over.
+            RunError: What vLLM holds then is not what was handed over, or each device holds a part of it.
         """
         llm = self._running()
+        if self._devices > 1:
+            raise RunError(f"weights of a vLLM that is divided over {self._devices} devices are not replaced")
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         llm.apply_model(_repack_tied)
         # Keys and values, pictures and visual tokens as the old weights saw them.
@@ -267,6 +273,7 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
             f"vLLM runs on the first GPU that it sees, not on {settings.device}",
             f"CUDA_VISIBLE_DEVICES={number} and --device cuda",
         )
+    check_parallel(folder, settings.devices)
     # The engine runs in this process: the device is shared with what paints masks, and tests need no second process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if cpu:
@@ -282,6 +289,8 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
     options: dict[str, object] = {} if cpu else {"gpu_memory_utilization": settings.share}
     if settings.many:
         options["distributed_executor_backend"] = "external_launcher"
+    if settings.devices > 1:
+        options["tensor_parallel_size"] = settings.devices
     return LLM(
         model=str(folder),
         dtype=settings.dtype,
@@ -295,6 +304,40 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
     )
 
 
+def check_parallel(folder: Path, devices: int) -> None:
+    """Refuse what vLLM's tensor parallelism cannot divide, before any process is started for it.
+
+    Attention is divided by heads, those of the language model and of the vision tower; heads of keys are divided, or
+    repeated where they are fewer than devices.
+
+    Raises:
+        CheckpointError: The folder has no readable configuration.
+        UsageError: The model cannot be divided so.
+    """
+    if devices == 1:
+        return
+    config = _configuration(folder)
+    text, vision = config.get("text_config") or config, config.get("vision_config") or {}
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise CheckpointError(f"{folder / 'config.json'} describes no vision-language model")
+    heads = {"attention heads": text.get("num_attention_heads"), "heads of its vision tower": vision.get("num_heads")}
+    keys = text.get("num_key_value_heads")
+    wrong = [f"{number} {what}" for what, number in heads.items() if isinstance(number, int) and number % devices]
+    wrong += [f"{keys} heads of keys"] if isinstance(keys, int) and keys % devices and devices % keys else []
+    if wrong:
+        raise UsageError(f"devices={devices} does not divide the model's {wrong[0]}", "another number of GPUs")
+
+
+def _configuration(folder: Path) -> dict[str, object]:
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON")
+    return content
+
+
 def _inspect_here(folder: Path) -> None:
     """Hand vLLM the model's class, so that it need not look at it in a process of its own.
 
@@ -303,11 +346,8 @@ def _inspect_here(folder: Path) -> None:
     """
     from vllm import ModelRegistry
 
-    try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON") from None
-    for name in names:
+    names = _configuration(folder).get("architectures")
+    for name in names if isinstance(names, list) else []:
         if name in _CLASSES:
             module = importlib.import_module(f"vllm.model_executor.models.{_CLASSES[name]}")
             ModelRegistry.register_model(name, getattr(module, name))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from lens_bench.errors import UsageError
-from lens_bench.vllm_engine import VllmEngine, VllmSettings, _differing
+from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.vllm_engine import VllmEngine, VllmSettings, _differing, check_parallel
 
 
 class Mapper:
@@ -45,3 +48,55 @@ def test_where_no_weight_can_be_compared_none_was_taken_over() -> None:
     held = Held({"norm": nn.LayerNorm(2)})
     assert _differing(held, {"hub.other.weight": torch.ones(2)}) == ["other.weight"]
     assert _differing(held, {}) == []
+
+
+# ---------------------------------------------------------------------------------------------- several GPUs
+
+
+def described(folder: Path, **text: int) -> Path:
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 2, **text}
+    vision = {"vision_config": {"num_heads": 16}}
+    (folder / "config.json").write_text(json.dumps({"text_config": heads, **vision}))
+    return folder
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_heads_that_are_divided(devices: int, tmp_path: Path) -> None:
+    check_parallel(described(tmp_path), devices)
+
+
+@pytest.mark.parametrize(
+    ("devices", "text", "why"),
+    [
+        (3, {}, "devices=3 does not divide the model's 16 attention heads"),
+        (7, {"num_attention_heads": 28}, "the model's 16 heads of its vision tower"),
+        (4, {"num_attention_heads": 24, "num_key_value_heads": 6}, "the model's 6 heads of keys"),
+    ],
+)
+def test_heads_that_are_not(devices: int, text: dict[str, int], why: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=why):
+        VllmEngine(described(tmp_path, **text), VllmSettings("cuda", "bfloat16", devices=devices))
+
+
+def test_older_configurations_name_the_heads_beside_everything_else(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 16, "num_key_value_heads": 2}))
+    check_parallel(tmp_path, 2)
+    with pytest.raises(UsageError, match="16 attention heads"):
+        check_parallel(tmp_path, 3)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(CheckpointError, match="not readable JSON"):
+        check_parallel(tmp_path, 3)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_vllm_is_told_of_several_gpus(devices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, object] = {}
+    module = ModuleType("vllm")
+    monkeypatch.setattr(module, "LLM", lambda **options: told.update(options) or SimpleNamespace(), raising=False)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    engine = VllmEngine(described(tmp_path), VllmSettings("cuda", "bfloat16", devices=devices))
+    assert told["model"] == str(tmp_path) and told.get("tensor_parallel_size", 1) == devices
+    if devices > 1:
+        with pytest.raises(RunError, match="divided over 2 devices are not replaced"):
+            engine.load({})

@@ -7,7 +7,7 @@ that the peak is the model plus one tensor and nothing can stay at a random valu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_files, folder_shards, pickle_source
+from lens_bench.lens.spread import Spread, check_whole, link
 from lens_bench.records import LoadReport
 
 # The language model's blocks among our tensors.
@@ -66,7 +67,7 @@ class Loaded:
 
 def load(
     folder: Path,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Sequence[str] = "cpu",
     precision: Precision | None = None,
     recipe: Recipe | None = None,
     bits: Bits | None = None,
@@ -75,27 +76,36 @@ def load(
 
     Args:
         folder: The checkpoint.
-        device: Where to.
+        device: Where to; several, where the language model is to be spread over them.
         precision: Of the parts; float32 by default.
         recipe: How to ask a released checkpoint, whose files do not say it. Overrides the one of our format.
         bits: Quantises the language model's blocks.
 
     Raises:
         CheckpointError: A file is missing or broken, or a tensor is missing, unexpected or misshapen.
+        UsageError: Quantised blocks are to be spread.
     """
+    devices = [device] if isinstance(device, str | torch.device) else list(device)
+    check_whole(bits, devices)
     config, layout = describe(folder, recipe)
     source = SafetensorsSource(folder_shards(folder))
     with torch.device("meta"):
         model = LensModel(config)
     plan = make_plan(layout, own_shapes(model), source, tied_names(model))
     precision = precision or Precision()
-    assign(model, plan, device, precision, "cpu" if bits else None)
+    language = model.qwen.model.language_model
+    spread = Spread.over(devices, language.layers, model)
+
+    def place_of(name: str) -> str | torch.device:
+        return "cpu" if bits and name.startswith(BLOCKS) else spread.place(name, BLOCKS)
+
+    assign(model, plan, devices[0], precision, place_of)
     found = report(model, [plan])
     if bits:
-        quantise(model.qwen.model.language_model.layers, bits, device, precision.text)
+        quantise(language.layers, bits, devices[0], precision.text)
         found = replace(found, notes=(*found.notes, f"the language model's blocks are held in {bits}"))
     choose_attention(model)
-    return Loaded(model.eval(), found)
+    return Loaded(model.eval(), replace(found, notes=(*found.notes, *link(language, spread, devices))))
 
 
 def describe(folder: Path, recipe: Recipe | None = None) -> tuple[LensConfig, Layout]:
@@ -251,7 +261,7 @@ def assign(
     plan: Plan,
     device: str | torch.device,
     precision: Precision | None = None,
-    blocks: str | torch.device | None = None,
+    place_of: Callable[[str], str | torch.device] | None = None,
 ) -> None:
     """Fill a model that lies on the meta device from a plan that covers all of it.
 
@@ -260,9 +270,9 @@ def assign(
         plan: Where each tensor comes from.
         device: Where to.
         precision: Of the parts.
-        blocks: Where the language model's blocks go, if elsewhere.
+        place_of: Where to by name, if elsewhere.
     """
-    _place_all(model, plan, device, precision or Precision(), blocks)
+    _place_all(model, plan, device, precision or Precision(), place_of)
     finish(model, device)
 
 
@@ -296,14 +306,14 @@ def _place_all(
     plan: Plan,
     device: str | torch.device,
     precision: Precision,
-    blocks: str | torch.device | None = None,
+    place_of: Callable[[str], str | torch.device] | None = None,
 ) -> None:
     rows: dict[str, dict[int, Tensor]] = {}
     tied = tied_names(model)
     for slot, key in plan.keys.items():
         if slot.name in tied:
             continue
-        where = blocks if blocks is not None and slot.name.startswith(BLOCKS) else device
+        where = device if place_of is None else place_of(slot.name)
         tensor = plan.source.tensor(key).to(device=where, dtype=precision.of(slot.name))
         if slot.row is None:
             _place(model, slot.name, tensor)

@@ -6,15 +6,16 @@ For measuring speed, which does not depend on what the weights are as long as no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lens_bench.lens.checkpoint import Precision, choose_attention, finish
+from lens_bench.lens.checkpoint import BLOCKS, Precision, choose_attention, finish
 from lens_bench.lens.config import LensConfig
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
+from lens_bench.lens.spread import Spread, link
 
 # Ids of the special tokens of Qwen2-VL and Qwen2.5-VL (tokenizer_config.json of the released models).
 QWEN_SPECIAL: Mapping[str, int] = {
@@ -29,18 +30,28 @@ QWEN_SPECIAL: Mapping[str, int] = {
 }
 
 
-def random_lens(config: LensConfig, seed: int, device: str, precision: Precision) -> LensModel:
-    """A LENS of this shape on the device, in evaluation mode; its weights are a function of seed and device kind."""
+def random_lens(config: LensConfig, seed: int, device: str | Sequence[str], precision: Precision) -> LensModel:
+    """A LENS of this shape on its devices, in evaluation mode; its weights are a function of seed and device kind."""
+    devices = [device] if isinstance(device, str) else list(device)
     with torch.device("meta"):
         model = LensModel(config)
-    draw(model, seed, device, precision.of)
-    finish(model, device)
+    language = model.qwen.model.language_model
+    spread = Spread.over(devices, language.layers, model)
+    draw(model, seed, devices[0], precision.of, lambda name: spread.place(name, BLOCKS))
+    finish(model, devices[0])
+    link(language, spread, devices)
     choose_attention(model)
     return model.eval()
 
 
 @torch.no_grad()
-def draw(module: nn.Module, seed: int, device: str, dtype: Callable[[str], torch.dtype]) -> None:
+def draw(
+    module: nn.Module,
+    seed: int,
+    device: str,
+    dtype: Callable[[str], torch.dtype],
+    place: Callable[[str], torch.device] | None = None,
+) -> None:
     """Give a module that lies on the meta device its parameters and stored buffers, one at a time.
 
     Matrices are normal with the deviation that keeps signals at their size; vectors are near one (weights) or zero.
@@ -48,8 +59,9 @@ def draw(module: nn.Module, seed: int, device: str, dtype: Callable[[str], torch
     Args:
         module: On the meta device.
         seed: Of all draws.
-        device: Where to.
+        device: Where to, and where everything is drawn.
         dtype: Precision by name.
+        place: Where to by name, if elsewhere.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     for where, part in module.named_modules():
@@ -61,6 +73,7 @@ def draw(module: nn.Module, seed: int, device: str, dtype: Callable[[str], torch
                 floating = tensor.is_floating_point()
                 value = torch.empty(tensor.shape, device=device, dtype=dtype(name) if floating else tensor.dtype)
                 _fill(value, leaf, generator)
+                value = value if place is None else value.to(place(name))
                 tensors[leaf] = nn.Parameter(value, requires_grad=floating) if kind == "parameter" else value
 
 

@@ -242,6 +242,10 @@ ARGS: Mapping[str, Mapping[str, object]] = {
         "choices": ["none", "8bit", "4bit"],
         "help": "Weights of the language model's blocks by bitsandbytes (LLM.int8(), NF4), to fit smaller GPUs.",
     },
+    "devices": {
+        "default": 1,
+        "help": "GPUs for a language model that one is too small for: hf spreads its blocks, vllm divides its layers.",
+    },
 }
 
 

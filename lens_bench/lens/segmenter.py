@@ -20,7 +20,8 @@ from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sizes import QWEN_IMAGE, named_size
-from lens_bench.lens.steps import resolve
+from lens_bench.lens.spread import devices_of, notes_of
+from lens_bench.lens.steps import Decode, resolve
 from lens_bench.lens.writer import HfWriter, TextEngine, make_decoder
 from lens_bench.records import ArgValue, Cost, ImageTask, LoadReport, ModelOptions, Prediction, Tokens
 
@@ -35,7 +36,8 @@ class LensSegmenter:
     Arguments of the card: ``checkpoint`` (folder; empty for the card's own), ``hub`` (repository looked up in the local
     cache where ``checkpoint`` is empty and the card's folder has no weights), ``positions``, ``head_dtype``,
     ``sam_dtype``, ``rows``, ``decode`` (engine ``hf``: ``auto`` or one of ``steps.DECODES``), ``load_in`` (``none``, or
-    ``8bit`` or ``4bit`` for the language model's blocks), and every field of ``Recipe``.
+    ``8bit`` or ``4bit`` for the language model's blocks), ``devices`` (how many GPUs these are spread over, and vLLM
+    divides its layers among), and every field of ``Recipe``.
     """
 
     def __init__(self, options: ModelOptions) -> None:
@@ -58,7 +60,7 @@ class LensSegmenter:
         bits = bits_of(self._text("load_in", "none"), self._options.device)
         if bits and self._options.engine == "vllm":
             raise UsageError(f"load_in={bits} is for engine hf", "vLLM runs the weights as they are exported")
-        loaded = load(folder, self._options.device, self._precision(), self._recipe(folder), bits)
+        loaded = load(folder, self._devices(), self._precision(), self._recipe(folder), bits)
         notes = self._start(loaded.model, load_tokenizer(folder))
         return LoadReport(loaded.report.parameters, loaded.report.ignored, (*loaded.report.notes, *notes))
 
@@ -73,11 +75,13 @@ class LensSegmenter:
         config = self._shape()
         if self._options.engine not in (None, "hf"):
             raise UsageError(f"the engine {self._options.engine} needs a checkpoint on disk", "--engine hf needs none")
-        model = random_lens(self._asked_as(config), seed, self._options.device, self._precision())
+        devices = self._devices()
+        model = random_lens(self._asked_as(config), seed, devices, self._precision())
         words = config.qwen.get("image_token_id") == QWEN_IMAGE
         tokenizer = word_tokenizer() if words else load_tokenizer(self.folder())
         parameters = sum(p.numel() for p in model.parameters())
-        return LoadReport(parameters, (), (f"random weights from seed {seed}", *self._start(model, tokenizer)))
+        drawn = (f"random weights from seed {seed}", *notes_of(devices, model.qwen.model.language_model.layers))
+        return LoadReport(parameters, (), (*drawn, *self._start(model, tokenizer)))
 
     def force_length(self, tokens: int) -> None:
         """Write exactly so many tokens for every expression, whatever they are. Called before loading.
@@ -162,6 +166,21 @@ class LensSegmenter:
         value = self._options.args.get(name, default)
         return value if isinstance(value, str) else default
 
+    def _devices(self) -> tuple[str, ...]:
+        return devices_of(self._options.device, self._options.args.get("devices", 1))
+
+    def _decode(self, said: str, device: torch.device) -> Decode:
+        """How engine hf decodes. Steps of fixed shapes keep keys and values in one slab, so on one device.
+
+        Raises:
+            UsageError: Not so on these devices.
+        """
+        if (count := len(self._devices())) == 1:
+            return resolve(said, device)
+        if said not in ("auto", "eager"):
+            raise UsageError(f"decode={said} is for one device, not for devices={count}", "decode=eager")
+        return "eager"
+
     def _recipe(self, folder: Path) -> Recipe | None:
         """The checkpoint's recipe with what the card or the user says otherwise; None where they say nothing."""
         if not any(name in _RECIPE for name in self._options.args):
@@ -205,7 +224,7 @@ class LensSegmenter:
         """The text engine, and in words how it decodes."""
         engine, said = self._options.engine or "hf", self._text("decode", "auto")
         if engine == "hf":
-            decode = resolve(said, model.device)
+            decode = self._decode(said, model.device)
             mrope = model.config.positions == "mrope"
             decoder = make_decoder(model, decode)
             writer = HfWriter(model, prompter.ends, prompter.padding, mrope, decoder=decoder)
@@ -216,7 +235,8 @@ class LensSegmenter:
             raise UsageError(f"decode={said} is for engine hf; vLLM decodes in its own way", "leave decode out")
         from lens_bench.lens.vllm_writer import VllmWriter
 
-        return VllmWriter(model, tokenizer, prompter.before, prompter.ends), "decoding: vLLM"
+        devices = len(self._devices())
+        return VllmWriter(model, tokenizer, prompter.before, prompter.ends, devices), "decoding: vLLM"
 
 
 def prediction(sample_id: str, answer: Answer, stages_ms: Mapping[str, float]) -> Prediction:

@@ -30,12 +30,20 @@ class VllmWriter:
         tokenizer: Goes into the export.
         before: Prompt ids in front of the image.
         ends: Ids that end an answer.
+        devices: Over how many devices vLLM divides every layer.
 
     Raises:
-        UsageError: vLLM is not installed.
+        UsageError: vLLM is not installed, or the model cannot be divided so.
     """
 
-    def __init__(self, model: LensModel, tokenizer: HubTokenizer, before: Sequence[int], ends: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: LensModel,
+        tokenizer: HubTokenizer,
+        before: Sequence[int],
+        ends: frozenset[int],
+        devices: int = 1,
+    ) -> None:
         self._model = model
         self._before = tuple(before)
         self._ends = ends
@@ -43,7 +51,7 @@ class VllmWriter:
         path = Path(self._folder.name)
         export_qwen(model, path, tokenizer)
         dtype = str(model.text_dtype).removeprefix("torch.")
-        self._engine = VllmEngine(path, VllmSettings(str(model.device), dtype))
+        self._engine = VllmEngine(path, VllmSettings(str(model.device), dtype, devices=devices))
 
     @property
     def wants_prefixes(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.errors import CheckpointError
 from lens_bench.lens.layouts import Plan, make_plan, own_shapes
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import (
@@ -26,15 +26,15 @@ from lens_bench.lens.sources import (
     folder_shards,
     pickle_source,
 )
+from lens_bench.lens.spread import Spread, check_whole, link, notes_of
 from lens_bench.llava_sam.config import Family, read_json, released_config
 from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, left_out_by, released
 from lens_bench.llava_sam.modeling import LlavaSam
-from lens_bench.llava_sam.spread import Spread, connect
 from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
 from lens_bench.records import LoadReport
 
 # LLaMA's blocks among the model's tensors.
-QUANTISED = "llama.model.layers."
+BLOCKS = "llama.model.layers."
 IMAGE_TOKENS = ("<im_start>", "<im_end>")
 
 
@@ -80,12 +80,10 @@ def load(
     plans = plan(model, source, clip_source)
     parameters = sum(p.numel() for p in model.parameters())
     devices = [device] if isinstance(device, str | torch.device) else list(device)
-    spread = fill(model, plans, devices, dtype, bits)
+    fill(model, plans, devices, dtype, bits)
     notes = [f"[SEG] is token {tokenizer.seg}; vision tower {tower.name}, {config.clip_side} px"]
     notes += [f"the language model's blocks are held in {bits}"] if bits else []
-    if len(devices) > 1:
-        shares = ", ".join(f"{name}: {spread.blocks.count(torch.device(name))}" for name in dict.fromkeys(devices))
-        notes.append(f"the language model's blocks are spread over {len(devices)} devices ({shares})")
+    notes += notes_of(devices, model.llama.model.layers)
     left_out = (*left_out_by(released(family), plans[0].ignored), *left_out_by(CLIP, plans[1].ignored))
     report = LoadReport(parameters, left_out, tuple(notes))
     return Loaded(model, tokenizer, report)
@@ -194,28 +192,25 @@ def fill(
     devices: Sequence[str | torch.device],
     dtype: torch.dtype,
     bits: Bits | None = None,
-) -> Spread:
+) -> None:
     """Give a model that lies on the meta device its tensors, and put it into evaluation mode.
 
     Raises:
         UsageError: Quantised blocks are to be spread.
     """
-    if bits and len(devices) > 1:
-        raise UsageError(f"blocks held in {bits} are not spread over devices", "take load_in or devices, not both")
+    check_whole(bits, devices)
     blocks, device = model.llama.model.layers, devices[0]
-    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
-    spread = Spread.of(devices, sizes, sum(p.numel() for p in model.parameters()) - sum(sizes))
+    spread = Spread.over(devices, blocks, model)
 
     def place(name: str) -> str | torch.device:
-        return "cpu" if bits and name.startswith(QUANTISED) else spread.place(name, QUANTISED)
+        return "cpu" if bits and name.startswith(BLOCKS) else spread.place(name, BLOCKS)
 
     tensors = {name: tensor.to(device=place(name), dtype=dtype) for p in plans for name, tensor in _tensors(p)}
     model.load_state_dict(tensors, strict=True, assign=True)
     del tensors
     if bits:
         quantise(blocks, bits, device, dtype)
-    if len(devices) > 1:
-        connect(blocks, model.llama.model.norm, spread)
+    link(model.llama.model, spread, devices)
     # What no file holds is computed. Rotary frequencies stay in float32 whatever the precision.
     llama, clip = model.llama.model, model.clip.embeddings
     llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)
@@ -225,7 +220,6 @@ def fill(
     if empty:
         raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
     model.eval().requires_grad_(False)
-    return spread
 
 
 def _tensors(p: Plan) -> Iterator[tuple[str, Tensor]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from lens_bench.lens.random_weights import draw
+from lens_bench.lens.spread import Spread, link
+from lens_bench.llava_sam.checkpoint import BLOCKS
 from lens_bench.llava_sam.config import LISA, Family, LlavaSamConfig, released_config
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.tokens import SEG, SegTokenizer
@@ -59,11 +61,14 @@ def named_config(family: Family, name: str) -> LlavaSamConfig | None:
     return released_config(family, llama, {**_CLIP, "image_size": family.side})
 
 
-def random_llava(config: LlavaSamConfig, seed: int, device: str, dtype: torch.dtype) -> LlavaSam:
-    """A model of this shape on the device, in evaluation mode; its weights are a function of seed and device kind."""
+def random_llava(config: LlavaSamConfig, seed: int, devices: Sequence[str], dtype: torch.dtype) -> LlavaSam:
+    """A model of this shape on its devices, in evaluation mode; its weights are a function of seed and device kind."""
+    device = devices[0]
     with torch.device("meta"):
         model = LlavaSam(config)
-    draw(model, seed, device, lambda _: dtype)
+    spread = Spread.over(devices, model.llama.model.layers, model)
+    draw(model, seed, device, lambda _: dtype, lambda name: spread.place(name, BLOCKS))
+    link(model.llama.model, spread, devices)
     # What no file holds is computed, as when a checkpoint is read.
     llama, clip = model.llama.model, model.clip.embeddings
     llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)

@@ -11,13 +11,13 @@ import torch
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.quantise import bits_of
+from lens_bench.lens.spread import devices_of, notes_of
 from lens_bench.llava_sam.checkpoint import IMAGE_TOKENS, load, weight_digest
 from lens_bench.llava_sam.config import Family, read_json, released_config
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.costs import llava_costs
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
 from lens_bench.llava_sam.modeling import LlavaSam
-from lens_bench.llava_sam.spread import devices_of
 from lens_bench.llava_sam.tokens import SEG, SegTokenizer, load_tokenizer
 from lens_bench.masks import union
 from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
@@ -120,9 +120,11 @@ class LlavaSegmenter:
                     "--model-arg checkpoint=FOLDER and clip=FOLDER with config.json, or a released name: lisa-7b",
                 )
             config, tokenizer = named, word_tokens(self._family)
-        model = random_llava(config, seed, self.options.device, _DTYPES[self.options.dtype])
+        devices = devices_of(self.options.device, self._devices)
+        model = random_llava(config, seed, devices, _DTYPES[self.options.dtype])
         self._start(model, tokenizer)
-        return LoadReport(sum(p.numel() for p in model.parameters()), (), (f"random weights from seed {seed}",))
+        notes = (f"random weights from seed {seed}", *notes_of(devices, model.llama.model.layers))
+        return LoadReport(sum(p.numel() for p in model.parameters()), (), notes)
 
     def force_length(self, tokens: int) -> None:
         """Write exactly so many tokens, the last of them [SEG]. Called before loading.

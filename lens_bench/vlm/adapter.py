@@ -113,6 +113,7 @@ class VlmAdapter(ABC):
         Raises:
             UsageError: The engine needs a checkpoint, or nothing says what to build.
         """
+        from lens_bench.lens.spread import devices_of
         from lens_bench.vlm.local import LocalSettings
         from lens_bench.vlm.random_weights import random_sam, random_vlm
 
@@ -123,7 +124,8 @@ class VlmAdapter(ABC):
         )
         folder = Path(given).expanduser() if given else None
         dtype = dtype_of(self.options)
-        model = random_vlm(self.args.text("hub"), folder, seed, self.options.device, dtype, settings)
+        devices = devices_of(self.options.device, device_count(self.args))
+        model = random_vlm(self.args.text("hub"), folder, seed, devices, dtype, settings)
         found = LoadedTalker(model, model.parameters, (f"random weights from seed {seed}", *model.notes))
         if is_first_sam(self.options):
             return self._start(found, load_first_sam(self.options))
@@ -199,14 +201,20 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
     if options.engine in (ENDPOINT, VLLM) and args.has("load_in") and args.text("load_in") != "none":
         raise UsageError(f"load_in={args.text('load_in')} is for engine hf", "quantise what the engine serves instead")
     if options.engine == ENDPOINT:
+        if (count := device_count(args)) != 1:
+            raise UsageError(f"devices={count} is for engines hf and vllm", "an endpoint has its own devices")
         endpoint = endpoint_of(options)
         return LoadedTalker(endpoint, 0, (*endpoint.check(), "weights behind an endpoint are known by their name only"))
+    from lens_bench.lens.spread import devices_of
+
+    devices = devices_of(options.device, device_count(args))
     if options.engine == VLLM:
         from lens_bench.vllm_engine import VllmSettings
         from lens_bench.vlm.vllm_local import VllmVlm, context_of
 
         folder = language_path(options)
-        settings = VllmSettings(options.device, options.dtype, context_of(folder), share=args.real("vllm_share"))
+        share, context = args.real("vllm_share"), context_of(folder)
+        settings = VllmSettings(options.device, options.dtype, context, share=share, devices=len(devices))
         running = VllmVlm(folder, settings, args.whole("max_new_tokens"))
         return LoadedTalker(running, running.parameters, running.notes)
     from lens_bench.lens.quantise import bits_of
@@ -214,8 +222,13 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
 
     bits = bits_of(args.text("load_in"), options.device) if args.has("load_in") else None
     local = LocalSettings(forced or args.whole("max_new_tokens"), args.whole("rows"), bits, bool(forced))
-    model = LocalVlm.load(language_path(options), options.device, dtype_of(options), local)
+    model = LocalVlm.load(language_path(options), devices, dtype_of(options), local)
     return LoadedTalker(model, model.parameters, model.notes)
+
+
+def device_count(args: Arguments) -> int:
+    """GPUs of the language model: the argument ``devices``, where the card has it."""
+    return args.whole("devices") if args.has("devices") else 1
 
 
 def talker_identity(options: ModelOptions) -> str:

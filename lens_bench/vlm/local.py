@@ -23,6 +23,7 @@ from lens_bench.lens.attention import attention, prefer_flash
 from lens_bench.lens.batching import Budget, row_budget
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import digest_files, folder_shards
+from lens_bench.lens.spread import check_whole, scatter
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
 from lens_bench.vlm.prompting import (
@@ -75,15 +76,21 @@ class LocalVlm:
         processor: Of the same checkpoint.
         settings: How to run it.
         parameters: Their number, where blocks are quantised already.
+        placed: What a reader should know of where blocks lie.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, settings: LocalSettings, parameters: int | None = None
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        settings: LocalSettings,
+        parameters: int | None = None,
+        placed: Sequence[str] = (),
     ) -> None:
         self._model = model
         self.parameters = sum(p.numel() for p in model.parameters()) if parameters is None else parameters
         self._processor = processor
-        self._settings = settings
+        self._settings, self._placed = settings, placed
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._tokenizer.padding_side = "left"
         self.sharing = Sharing(model, processor) if can_share(model, processor) else None
@@ -91,12 +98,21 @@ class LocalVlm:
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
 
     @staticmethod
-    def load(folder: Path, device: str, dtype: torch.dtype, settings: LocalSettings) -> LocalVlm:
+    def load(folder: Path, device: str | Sequence[str], dtype: torch.dtype, settings: LocalSettings) -> LocalVlm:
         """Read a checkpoint folder.
+
+        Args:
+            folder: The checkpoint.
+            device: Where to; several, where the language model is to be spread over them.
+            dtype: Of everything.
+            settings: How to run it.
 
         Raises:
             CheckpointError: It is missing or broken, or a tensor is missing, unexpected or misshapen.
+            UsageError: A model of this kind, or quantised blocks, cannot be spread.
         """
+        devices = [device] if isinstance(device, str) else list(device)
+        check_whole(settings.bits, devices)
         check_folder(folder)
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
@@ -110,12 +126,12 @@ class LocalVlm:
         _check(folder, info)
         parameters = sum(p.numel() for p in model.parameters())
         if settings.bits:
-            quantise(_blocks(folder, model), settings.bits, device, dtype)
-        model.to(torch.device(device))  # type: ignore[arg-type]
+            quantise(_blocks(folder, model), settings.bits, devices[0], dtype)
+        placed = scatter(model, _language(model), devices)
         model.eval()  # type: ignore[no-untyped-call]
         if (tower := getattr(model.model, "visual", None)) is not None:
             prefer_flash(tower, model.device, dtype)
-        return LocalVlm(model, processor, settings, parameters)
+        return LocalVlm(model, processor, settings, parameters, placed)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,6 +141,7 @@ class LocalVlm:
             "vision tower": getattr(self._model.model, "visual", None),
         }
         notes = [attention({name: part for name, part in parts.items() if part is not None})]
+        notes += self._placed
         if self._settings.bits:
             notes.append(f"the language model's blocks are held in {self._settings.bits}")
         if self.sharing is None:

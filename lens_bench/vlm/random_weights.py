@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from lens_bench.lens.config import sam_preset
 from lens_bench.lens.hf import Sam2Config
 from lens_bench.lens.random_weights import QWEN_SPECIAL, draw, word_tokenizer
 from lens_bench.lens.sam import SamPart
+from lens_bench.lens.spread import Spread, link, name_of, parts_of
 from lens_bench.records import Query, Size
 from lens_bench.sam2.model import Sam2
 from lens_bench.sam2.prompts import SamPrompt
@@ -114,7 +116,7 @@ def named_shape(hub: str) -> PreTrainedConfig | None:
 
 
 def random_vlm(
-    hub: str, folder: Path | None, seed: int, device: str, dtype: torch.dtype, settings: LocalSettings
+    hub: str, folder: Path | None, seed: int, devices: Sequence[str], dtype: torch.dtype, settings: LocalSettings
 ) -> LocalVlm:
     """A language model of a released shape, or of a folder's configuration, with weights drawn from the seed.
 
@@ -133,14 +135,18 @@ def random_vlm(
         config, processor = named, _processor(_SHAPES[hub].family)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-    draw(model, seed, device, lambda _: dtype)
-    _finish(model, device)
+    language = cast("nn.Module", model.get_decoder())  # type: ignore[no-untyped-call]
+    blocks, _ = parts_of(language)
+    spread, begin = Spread.over(devices, blocks, model), name_of(blocks, model)
+    draw(model, seed, devices[0], lambda _: dtype, lambda name: spread.place(name, begin))
+    _finish(model, devices[0])
+    placed = link(language, spread, devices)
     ends = [QWEN_SPECIAL["<|im_end|>"], QWEN_SPECIAL["<|endoftext|>"]]
     if folder is None:
         model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[1])  # type: ignore[no-untyped-call]
     else:
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return LocalVlm(model.eval(), processor, settings)  # type: ignore[no-untyped-call]
+    return LocalVlm(model.eval(), processor, settings, placed=placed)  # type: ignore[no-untyped-call]
 
 
 def random_sam(seed: int, device: str, dtype: torch.dtype) -> Sam2:

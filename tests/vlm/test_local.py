@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lens_bench.errors import CheckpointError
+from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.quantise import Bits
 from lens_bench.vlm.chat import Conversation, Picture, Turn, question
 from lens_bench.vlm.local import LocalSettings, LocalVlm, weight_digest
@@ -44,6 +44,19 @@ def conversations(family: str) -> list[Conversation]:
 
 def load(folder: Path, **settings: int) -> LocalVlm:
     return LocalVlm.load(folder, "cpu", torch.float32, LocalSettings(**{"max_new_tokens": 16, **settings}))
+
+
+def test_spreading_changes_nothing(vlm_folder: Path, family: str) -> None:
+    """The CPU stands for both devices; Qwen3-VL adds visual features behind blocks as well."""
+    asked = conversations(family)
+    spread = LocalVlm.load(vlm_folder, ["cpu", "cpu"], torch.float32, LocalSettings(16))
+    assert "the language model's blocks are spread over 2 devices (cpu: 2)" in spread.notes
+    hooked = [name for name, module in spread._model.named_modules() if module._forward_pre_hooks]
+    inside = "model.language_model"
+    assert hooked == [f"{inside}.layers.0", f"{inside}.layers.1", f"{inside}.norm"]
+    assert spread.ask(asked) == load(vlm_folder).ask(asked)
+    with pytest.raises(UsageError, match="blocks held in 4bit are not spread"):
+        LocalVlm.load(vlm_folder, ["cpu", "cpu"], torch.float32, LocalSettings(16, bits="4bit"))
 
 
 def test_sharing_and_batching_change_nothing(vlm_folder: Path, family: str) -> None:

@@ -14,8 +14,11 @@ from lens_bench.records import ImageTask, ModelOptions, Query
 from lens_bench.registry import find_model, make_segmenter, resolve_args
 from lens_bench.sam2.tiny import save_tiny_sam2
 from lens_bench.segmenter import Segmenter, SupportsForcedLength, SupportsRandomWeights
-from lens_bench.vlm.random_weights import named_shape, random_sam
+from lens_bench.vlm.local import LocalSettings
+from lens_bench.vlm.random_weights import named_shape, random_sam, random_vlm
 from lens_bench.vlm.tiny import save_tiny_vlm
+
+DEVICES = (["cpu"], ["cpu", "cpu"])
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
@@ -99,3 +102,29 @@ def test_an_unknown_model_is_refused(shape: dict[str, str]) -> None:
     assert isinstance(model, SupportsRandomWeights)
     with pytest.raises(UsageError, match="mine/model"):
         model.load_random(0)
+
+
+def test_a_model_without_weights_is_spread_too(shape: dict[str, str]) -> None:
+    one, spread = (random_vlm("", Path(shape["checkpoint"]), 2, d, torch.float32, LocalSettings(4)) for d in DEVICES)
+    other = dict(spread._model.named_parameters())
+    assert all(torch.equal(p, other[name]) for name, p in one._model.named_parameters())
+    assert "the language model's blocks are spread over 2 devices (cpu: 2)" in spread.notes
+    with pytest.raises(AssertionError, match=r"tensors without a value: model\.language_model\.layers"):
+        random_vlm("", Path(shape["checkpoint"]), 2, ["cpu", "meta"], torch.float32, LocalSettings(4))
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [("hf", "needs GPUs"), ("vllm", "needs GPUs"), ("endpoint", "devices=2 is for engines hf and vllm")],
+)
+def test_devices_that_are_not_there(shape: dict[str, str], engine: str, why: str) -> None:
+    for name in ("qwen2.5-vl-3b+sam2", "seg-zero-3b"):
+        card = find_model(name)
+        args = resolve_args(card, {"checkpoint": shape["checkpoint"], "sam": shape["sam"], "devices": "2"})
+        with pytest.raises(UsageError, match=why):
+            make_segmenter(card, ModelOptions(name, str(card.folder), args, engine=engine)).load()
+    if engine == "hf":
+        model = segmenter({**shape, "devices": "2"})
+        assert isinstance(model, SupportsRandomWeights)
+        with pytest.raises(UsageError, match=why):
+            model.load_random(0)

@@ -40,6 +40,8 @@ from lens_bench.train.trainee import Trainee, frozen_copy, layout_of
 from lens_bench.train.watch import Watch
 from lens_bench.train.workshop import Workshop
 
+LOCK = ".lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
@@ -65,15 +67,13 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     accelerator = make_accelerator(recipe)
-    # Beside the folder, because ``fresh`` throws that away.
-    mark = where.out.with_name(f".{where.out.name}.lock")
-    with FolderLock(where.out, mark) if accelerator.is_main_process else nullcontext():
+    with FolderLock(where.out, where.out / LOCK) if accelerator.is_main_process else nullcontext():
         return _train(recipe, where, progress, accelerator)
 
 
 def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: Accelerator) -> Path:
     if where.fresh and accelerator.is_main_process:
-        shutil.rmtree(where.out, ignore_errors=True)
+        _clear(where.out)
     accelerator.wait_for_everyone()
     if (where.out / FINAL).is_dir():
         require_same(where.out, recipe, None)
@@ -93,6 +93,15 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         return stage.run()
     finally:
         stage.close()
+
+
+def _clear(folder: Path) -> None:
+    """Remove everything but the lock that is held."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def make_accelerator(recipe: TrainRecipe) -> Accelerator:

@@ -90,4 +90,4 @@ def test_smoke_recipe(tmp_path: Path) -> None:
         if "stage2" not in name:
             assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5]), name
     assert logs["3-nano-sft"][-1]["eval/answered"] > 0.2
-    assert logs["5-nano-stage2"][0]["kl"] == 0.0
+    assert logs["6-nano-stage2"][0]["kl"] == 0.0

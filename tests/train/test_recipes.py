@@ -98,7 +98,7 @@ def test_settings_and_base(tmp_path: Path) -> None:
 
 def test_chain_settings_reach_all_or_one(tmp_path: Path) -> None:
     jobs = plan_jobs("nano", ["seed=5", "nano-sft:optimiser.steps=11"], tmp_path, paper_data=True)
-    assert [j.recipe.seed for j in jobs] == [5] * 5
+    assert [j.recipe.seed for j in jobs] == [5] * 6
     assert {j.recipe.name: j.recipe.optimiser.steps for j in jobs}["nano-sft"] == 11
     assert [j.follows for j in jobs] == [None, *(j.folder for j in jobs[:-1])]
     assert all(j.recipe.data.paper_data for j in jobs)

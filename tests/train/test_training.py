@@ -110,7 +110,7 @@ def test_another_recipe_in_the_same_place_is_refused(run: Run) -> None:
 
 
 def test_two_trainings_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
-    with FolderLock(tmp_path / "out", tmp_path / ".out.lock"), pytest.raises(UsageError, match="in use by process"):
+    with FolderLock(tmp_path / "out", tmp_path / "out" / ".lock"), pytest.raises(UsageError, match="in use by process"):
         run(tiny_recipe("supervised"))
     run(tiny_recipe("supervised"))
 

@@ -87,7 +87,8 @@ def test_smoke_recipe(tmp_path: Path) -> None:
         if p.name != "data"
     }
     for name, lines in logs.items():
-        if "stage2" not in name:
+        # The last two go on from what others learned: twenty steps of them show nothing.
+        if "stage2" not in name and "joint" not in name:
             assert sum(x["loss"] for x in lines[-5:]) < sum(x["loss"] for x in lines[:5]), name
     assert logs["3-nano-sft"][-1]["eval/answered"] > 0.2
     assert logs["6-nano-stage2"][0]["kl"] == 0.0

@@ -50,7 +50,8 @@ class Host:
     def encode(self, mask: Tensor) -> Future[Rle]:
         """Encode a bool mask [H, W] of any device, which must not be written to afterwards."""
         while len(self._waiting) >= _WAITING:
-            self._waiting.popleft().result()
+            # Waited for, not asked: an error belongs to whoever holds that future, not to a later call.
+            self._waiting.popleft().exception()
         future = self._threads.submit(_encode, *self._to_host(mask))
         self._waiting.append(future)
         return future

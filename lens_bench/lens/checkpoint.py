@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.attention import prefer_flash
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, Positions, read_config, released_config
+from lens_bench.lens.filling import recompute_buffers, require_filled
 from lens_bench.lens.layouts import (
     OWN,
     QWEN,
@@ -354,11 +355,5 @@ def finish(model: LensModel, device: str | torch.device) -> None:
     """Tie the embeddings, recompute the rotary tables that no file holds, and make sure that nothing is left empty."""
     if tied_names(model):
         model.qwen.lm_head.weight = model.embedding.weight
-    for module in model.modules():
-        if module._non_persistent_buffers_set and hasattr(module, "config"):
-            again = type(module)(module.config)
-            for name in module._non_persistent_buffers_set:
-                module._buffers[name] = again.get_buffer(name).to(device)
-    empty = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    if empty:
-        raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
+    recompute_buffers(model, device)
+    require_filled(model)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.filling import require_filled
 from lens_bench.lens.layouts import Plan, make_plan, own_shapes
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import (
@@ -211,14 +212,17 @@ def fill(
     if bits:
         quantise(blocks, bits, device, dtype)
     link(model.llama.model, spread, devices)
-    # What no file holds is computed. Rotary frequencies stay in float32 whatever the precision.
+    finish(model, device)
+
+
+def finish(model: LlavaSam, device: str | torch.device) -> None:
+    """Compute what no file holds, make sure that nothing is left empty, and put the model into evaluation mode."""
+    # Rotary frequencies stay in float32 whatever the precision.
     llama, clip = model.llama.model, model.clip.embeddings
     llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)
     positions = torch.arange(clip.num_positions, device=device).expand((1, -1))
     clip.register_buffer("position_ids", positions, persistent=False)
-    empty = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    if empty:
-        raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
+    require_filled(model)
     model.eval().requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lens_bench.lens.random_weights import draw
 from lens_bench.lens.spread import Spread, link
-from lens_bench.llava_sam.checkpoint import BLOCKS
+from lens_bench.llava_sam.checkpoint import BLOCKS, finish
 from lens_bench.llava_sam.config import LISA, Family, LlavaSamConfig, released_config
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.tokens import SEG, SegTokenizer
@@ -69,15 +69,8 @@ def random_llava(config: LlavaSamConfig, seed: int, devices: Sequence[str], dtyp
     spread = Spread.over(devices, model.llama.model.layers, model)
     draw(model, seed, device, lambda _: dtype, lambda name: spread.place(name, BLOCKS))
     link(model.llama.model, spread, devices)
-    # What no file holds is computed, as when a checkpoint is read.
-    llama, clip = model.llama.model, model.clip.embeddings
-    llama.rotary_emb = type(llama.rotary_emb)(config=model.llama.config).to(device)
-    positions = torch.arange(clip.num_positions, device=device).expand((1, -1))
-    clip.register_buffer("position_ids", positions, persistent=False)
-    empty = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    if empty:
-        raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
-    return model.eval().requires_grad_(False)
+    finish(model, device)
+    return model
 
 
 def word_tokens(family: Family) -> SegTokenizer:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lens_bench.errors import UsageError
 from lens_bench.lens.config import sam_preset
+from lens_bench.lens.filling import recompute_buffers, require_filled
 from lens_bench.lens.hf import Sam2Config
 from lens_bench.lens.random_weights import QWEN_SPECIAL, draw, word_tokenizer
 from lens_bench.lens.sam import SamPart
@@ -183,11 +184,5 @@ def _finish(model: nn.Module, device: str) -> None:
     """Tie what the configuration ties, and recompute what no file holds."""
     if isinstance(model, PreTrainedModel):
         model.tie_weights()
-    for module in model.modules():
-        if module._non_persistent_buffers_set and hasattr(module, "config"):
-            again = type(module)(module.config)
-            for name in module._non_persistent_buffers_set:
-                module._buffers[name] = again.get_buffer(name).to(device)
-    empty = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    if empty:
-        raise AssertionError(f"tensors without a value: {', '.join(empty[:10])}")
+    recompute_buffers(model, device)
+    require_filled(model)

@@ -17,13 +17,20 @@ Runs = typer.Argument(metavar="RUN", help="A run directory, or a folder with the
 def compare(
     a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory, or a folder with the runs of a model.")],
     b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The one that is compared with it.")],
+    repeats: Annotated[
+        bool,
+        typer.Option(
+            "--repeats",
+            help="Each side is a folder with runs of several trainings (seeds) of one method: compare their means.",
+        ),
+    ] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the comparison as Markdown, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs on the same samples: every metric's change with its interval, by split and tag."""
     from lens_bench.commands import reports
 
-    reports.compare(a, b, markdown=markdown, as_json=as_json)
+    reports.compare(a, b, repeats=repeats, markdown=markdown, as_json=as_json)
 
 
 @command

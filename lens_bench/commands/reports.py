@@ -42,8 +42,11 @@ def leaderboard(
         out.print(Text(str(path), style="dim"), soft_wrap=True)
 
 
-def compare(a: Path, b: Path, *, markdown: Path | None, as_json: bool) -> None:
-    """Compare two runs, or two models on every split that both were run on."""
+def compare(a: Path, b: Path, *, repeats: bool, markdown: Path | None, as_json: bool) -> None:
+    """Compare two runs, two models on every split that both were run on, or two methods by several trainings each."""
+    if repeats:
+        _compare_repeats(a, b, markdown, as_json)
+        return
     from lens_bench.report.compare import compare_paths
     from lens_bench.report.compare_text import comparison_markdown, comparison_renderable
 
@@ -54,6 +57,19 @@ def compare(a: Path, b: Path, *, markdown: Path | None, as_json: bool) -> None:
         _json(found.to_json())
     else:
         out.print(comparison_renderable(found))
+
+
+def _compare_repeats(a: Path, b: Path, markdown: Path | None, as_json: bool) -> None:
+    from lens_bench.report.repeats import compare_repeats
+    from lens_bench.report.repeats_text import repeats_markdown, repeats_renderable
+
+    found = compare_repeats(a, b)
+    if markdown is not None:
+        write_text(markdown, repeats_markdown(found))
+    if as_json:
+        _json({"repeats": [one.to_json() for one in found]})
+    else:
+        out.print(repeats_renderable(found))
 
 
 def gate(

@@ -146,7 +146,7 @@ def compare_runs(
     first: ScoredRun, second: ScoredRun, *, listed: int = LISTED, draws: int = DRAWS, seed: int = 0
 ) -> Comparison:
     """As ``compare``, for runs that were already read."""
-    _check_comparable(first, second)
+    check_comparable(first, second)
     tables = common_rows(first.table, second.table)
     if not len(tables[0]):
         raise UsageError(f"{first.label} and {second.label} answered no expression in common on {first.where}")
@@ -167,7 +167,13 @@ def compare_runs(
     )
 
 
-def _check_comparable(first: ScoredRun, second: ScoredRun) -> None:
+def check_comparable(first: ScoredRun, second: ScoredRun) -> None:
+    """Refuse two runs of different splits, protocols or ground truth.
+
+    Raises:
+        UsageError: They are on different splits, or scored under different protocols.
+        DataError: They were not run on the same annotations.
+    """
     if first.where != second.where:
         raise UsageError(
             f"{first.label} is on {first.where}, {second.label} on {second.where}", "name runs of one split"

@@ -104,7 +104,10 @@ def runs_by_split(path: Path) -> dict[tuple[str, str], RunFiles]:
     runs = {files: read_manifest(files) for files in runs_at(path)}
     models = sorted({m.model for m in runs.values()})
     if len(models) > 1:
-        raise UsageError(f"{path} holds runs of {len(models)} models: {shortened(models)}", "name one run directory")
+        raise UsageError(
+            f"{path} holds runs of {len(models)} models: {shortened(models)}",
+            "name one run directory; several trainings of one method are compared with --repeats",
+        )
     chosen: dict[tuple[str, str], RunFiles] = {}
     for files, manifest in runs.items():
         key = (manifest.suite, manifest.split)

@@ -9,7 +9,7 @@ and 12). All draws are one matrix of image weights, so every metric, and both ru
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
@@ -71,11 +71,11 @@ def clustered_ci(
         seed: Of the draws.
         level: Share of such intervals that should hold the true value.
     """
-    sums = _image_sums([ratio], cluster)
+    sums = image_sums([ratio], cluster)
     images = int(np.count_nonzero(sums[:, 1]))
     if images < 2:
         return None
-    values = _ratio_draws(_resampled(sums, draws, seed), 0, ratio.epsilon)
+    values = ratio_draws(resampled(sums, draws, seed), 0, ratio.epsilon)
     return _interval(values, images, level)
 
 
@@ -100,15 +100,15 @@ def intervals(
         UsageError: No metric has this name.
     """
     known = ratios(table, protocol)
-    wanted = {name: _metric(known, name) for name in names}
+    wanted = {name: metric_of(known, name) for name in names}
     used = {name: ratio for name, ratio in wanted.items() if ratio is not None}
-    sums = _image_sums(list(used.values()), table.cluster)
-    drawn = _resampled(sums, draws, seed)
+    sums = image_sums(list(used.values()), table.cluster)
+    drawn = resampled(sums, draws, seed)
     found: dict[str, Interval | None] = dict.fromkeys(wanted)
     for position, (name, ratio) in enumerate(used.items()):
         images = int(np.count_nonzero(sums[:, 2 * position + 1]))
         if images >= 2:
-            found[name] = _interval(_ratio_draws(drawn, position, ratio.epsilon), images, LEVEL)
+            found[name] = _interval(ratio_draws(drawn, position, ratio.epsilon), images, LEVEL)
     return found
 
 
@@ -128,16 +128,16 @@ def paired_delta(
             f"the runs hold {len(first)} and {len(second)} expressions that are not the same",
             "compare runs of one suite and split, or restrict both to what they share",
         )
-    pair = _metric(ratios(first, protocol), metric), _metric(ratios(second, protocol), metric)
+    pair = metric_of(ratios(first, protocol), metric), metric_of(ratios(second, protocol), metric)
     if pair[0] is None or pair[1] is None:
         return None
     values = pair[0].value, pair[1].value
-    sums = _image_sums([pair[0], pair[1]], first.cluster)
+    sums = image_sums([pair[0], pair[1]], first.cluster)
     images = int(np.count_nonzero(sums[:, 1] + sums[:, 3]))
     if images < 2 or values[0] is None or values[1] is None:
         return None
-    drawn = _resampled(sums, draws, seed)
-    deltas = _ratio_draws(drawn, 1, pair[1].epsilon) - _ratio_draws(drawn, 0, pair[0].epsilon)
+    drawn = resampled(sums, draws, seed)
+    deltas = ratio_draws(drawn, 1, pair[1].epsilon) - ratio_draws(drawn, 0, pair[0].epsilon)
     ci95 = _interval(deltas, images, LEVEL)
     if ci95 is None:
         return None
@@ -178,20 +178,21 @@ def minimum_detectable_effect(standard_error: float, *, alpha: float = 1 - LEVEL
 # ---------------------------------------------------------------------------------------------- draws
 
 
-def _metric(known: Mapping[str, Ratio | None], name: str) -> Ratio | None:
+def metric_of(known: Mapping[str, Ratio | None], name: str) -> Ratio | None:
+    """A metric by its flat name; None where it does not apply. Raises ``UsageError`` where there is none."""
     if name not in known:
         raise UsageError(f"no metric is called {name!r}", f"there are: {', '.join(known)}")
     return known[name]
 
 
-def _image_sums(parts: list[Ratio], cluster: Ints) -> Floats:
+def image_sums(parts: Sequence[Ratio], cluster: Ints) -> Floats:
     """Float [images, 2 * parts]: numerator and denominator of every ratio summed within images."""
     n_images = int(cluster.max()) + 1 if len(cluster) else 0
     columns = [np.bincount(cluster, column, n_images) for p in parts for column in (p.numerator, p.denominator)]
     return np.stack(columns, axis=1) if columns else np.zeros((n_images, 0))
 
 
-def _resampled(sums: Floats, draws: int, seed: int) -> Floats:
+def resampled(sums: Floats, draws: int, seed: int) -> Floats:
     """Float [draws, columns]: the sums over images drawn with replacement, as many as there are."""
     images, columns = sums.shape
     out = np.zeros((draws, columns))
@@ -207,7 +208,7 @@ def _resampled(sums: Floats, draws: int, seed: int) -> Floats:
     return out
 
 
-def _ratio_draws(drawn: Floats, position: int, epsilon: float) -> Floats:
+def ratio_draws(drawn: Floats, position: int, epsilon: float) -> Floats:
     """One ratio in every draw; nan where the draw holds nothing to divide by."""
     below = drawn[:, 2 * position + 1] + epsilon
     values: Floats = np.divide(drawn[:, 2 * position], below, out=np.full(len(drawn), np.nan), where=below > 0)
@@ -238,17 +239,22 @@ def _standard_error(values: Floats, images: int) -> float:
     return float(np.nanstd(values, ddof=1)) * math.sqrt(images / (images - 1))
 
 
+def quantile_of_t(freedom: float, level: float = LEVEL) -> float:
+    """Where Student's t leaves ``level`` in the middle: 1 % too far out at 3 degrees of freedom, 4 at 2, 38 at 1."""
+    return _z(level) if math.isinf(freedom) else _t_of_z(_z(level), freedom)
+
+
 def _z(level: float) -> float:
     return NormalDist().inv_cdf(0.5 + level / 2)
 
 
-def _z_of_t(t: float, freedom: int) -> float:
+def _z_of_t(t: float, freedom: float) -> float:
     """The normal quantile with the tail of Student's t, nearly (Wallace, Annals of Mathematical Statistics 1959)."""
     stretch = (8 * freedom + 1) / (8 * freedom + 3)
     return math.copysign(stretch * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
 
 
-def _t_of_z(z: float, freedom: int) -> float:
+def _t_of_z(z: float, freedom: float) -> float:
     """The inverse of ``_z_of_t``: off by less than half a per cent from five degrees of freedom on."""
     squeezed = z * (8 * freedom + 3) / (8 * freedom + 1)
     return math.copysign(math.sqrt(freedom * math.expm1(squeezed * squeezed / freedom)), z)

@@ -61,7 +61,7 @@ def test_the_matrix_of_weights_equals_a_loop_over_draws() -> None:
         rows = np.concatenate([np.flatnonzero(cluster == image) for image in chosen])
         values.append(shared[rows].sum() / union[rows].sum())
     sums = np.stack([np.bincount(cluster, shared), np.bincount(cluster, union)], axis=1)
-    assert stats._ratio_draws(stats._resampled(sums, 300, 9), 0, 0.0).tolist() == values
+    assert stats.ratio_draws(stats.resampled(sums, 300, 9), 0, 0.0).tolist() == values
     # Tail of the expanded interval for 40 images: Phi(-sqrt(40/39) * t), t = 2.0227 the quantile of Student for 39.
     tail = 0.5 * math.erfc(math.sqrt(40 / 39) * 2.0227 / math.sqrt(2))
     found = clustered_ci(Ratio(shared, union), cluster, draws=300, seed=9)

@@ -6,7 +6,7 @@ digest. An entry that is damaged, or not there, is made anew; a folder that cann
 
 The folder is ``$LENS_BENCH_CACHE``, else ``lens-bench/truths`` in ``$XDG_CACHE_HOME`` or ``~/.cache``;
 ``LENS_BENCH_CACHE=off`` keeps nothing. An entry takes about a kilobyte. Together the files stay below ``MOST_BYTES``:
-those that were not used for longest are removed.
+those that were not used for longest are removed, and so is what a process that was killed while writing left behind.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lens_bench.scoring.protocols import Protocol
 FORMAT = 1  # to be raised with every change of what is stored, or of how truth is prepared
 MOST_BYTES = 2**30
 _MOST_NEW = 2**26  # held in memory until the end of a run
+_ABANDONED_S = 3600.0  # a file is written in seconds; one that has not grown for so long has lost its writer
 _MAGIC: Final = b"lens-bench truth\n"
 _COUNT, _ENTRY = struct.Struct("<Q"), struct.Struct("<32sQLL")  # digest, offset, length, checksum
 _HEAD = struct.Struct("<LLQ?4d?LLLLQ")
@@ -82,6 +83,7 @@ class TruthStore:
             if self._path is not None and self._new:
                 with suppress(OSError):
                     self._write(self._path)
+                    _sweep(self._path)
                     _shrink(self._path.parent, MOST_BYTES)
         finally:
             self._index = {}
@@ -168,6 +170,19 @@ def _unpack(payload: bytes) -> PreparedTruth:
     bits = np.frombuffer(zlib.decompress(payload[start + first + second :]), dtype=np.uint8)
     band = Band(x, bits.reshape(-1, stride) if stride else bits.reshape(0, 0), band_area)
     return PreparedTruth(target, ignore, area, (x1, y1, x2, y2) if boxed else None, band)
+
+
+def _sweep(written: Path) -> None:
+    """Remove what writers that were killed left beside a file written just now.
+
+    Ages are by the clock of the file system, which others may share. A writer that was only stopped loses its entries
+    and nothing else.
+    """
+    now = written.stat().st_mtime
+    for path in written.parent.glob(".*.bin.*.tmp"):
+        with suppress(OSError):  # its writer was faster
+            if now - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def _shrink(folder: Path, most: int) -> None:

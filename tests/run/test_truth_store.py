@@ -55,8 +55,7 @@ def fill(folder: Path, name: str = "strict") -> Path:
     with TruthStore("0" * 64, get_protocol(name), folder) as store:
         for truth in TRUTHS:
             store.prepare(truth)
-    (path,) = folder.glob("*.bin")
-    return path
+    return max(folder.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
@@ -141,6 +140,18 @@ def test_files_unused_for_longest_go_first(tmp_path: Path, monkeypatch: pytest.M
         for truth in TRUTHS:
             store.prepare(truth)
     assert {p.name for p in tmp_path.iterdir()} == {new.name, "3.bin", "2.bin"}
+
+
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    path = fill(tmp_path)
+    left, fresh, strange = (tmp_path / name for name in (f".{path.name}.7.tmp", ".00-00.bin.8.tmp", ".other.9.tmp"))
+    for file, age in ((left, 2 * 3600), (fresh, 60), (strange, 2 * 3600)):
+        file.write_bytes(b"half")
+        os.utime(file, (path.stat().st_mtime - age,) * 2)
+    fill(tmp_path)
+    assert left.exists()  # nothing was written, nothing is looked at
+    fill(tmp_path, "lisa")
+    assert not left.exists() and fresh.exists() and strange.exists()
 
 
 def test_what_a_run_holds_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from lens_bench.errors import DataError, LensBenchError, RunError, UsageError
 from lens_bench.perf.crew import WorkerMemory
-from lens_bench.perf.speed import Speed
+from lens_bench.perf.speed import Call, Speed
 from lens_bench.records import LoadReport, Prediction
 from lens_bench.run.answer import failed
 from lens_bench.run.decode import Work, decode
@@ -66,7 +68,7 @@ class Crew:
                 if said := [r for r in come.answer.reasons if r not in reasons.get(come.worker, ())]:
                     progress.note(f"worker {come.worker}: {said[-1]}")
                 reasons[come.worker] = come.answer.reasons
-                self._measure(come, speed)
+                self._measure(come, parcels, speed)
                 yield self._predictions(come, parcels, dispatcher)
             else:
                 error = RunError(f"every worker that was asked about this image died: {come.reason}")
@@ -83,8 +85,8 @@ class Crew:
         """End the workers."""
         self._pool.close()
 
-    def _measure(self, done: Done[ImageAnswer], speed: Speed) -> None:
-        speed.calls += done.answer.calls
+    def _measure(self, done: Done[ImageAnswer], parcels: Sequence[ImageParcel], speed: Speed) -> None:
+        speed.calls += _counted(done, parcels)
         member = self._foreman.members.get(done.worker)
         if member is None or member.identity is None:
             return
@@ -133,6 +135,15 @@ def unfit(identity: Identity, manifest: Manifest) -> LensBenchError | None:
                 f"{name} is {there[name]} on {identity.node}, here it is {value}", "every node needs the same versions"
             )
     return None
+
+
+def _counted(done: Done[ImageAnswer], parcels: Sequence[ImageParcel]) -> Iterator[Call]:
+    """The calls behind an answer. What somebody else had answered before was time of the model and no throughput."""
+    fresh = set(done.fresh)
+    asked = (image for place, image in enumerate(done.chunk) if place not in done.answer.unread)
+    for call in done.answer.calls:
+        new = [image for image in islice(asked, call.images) if image in fresh]
+        yield replace(call, images=len(new), expressions=sum(len(parcels[image].task.queries) for image in new))
 
 
 def _blind(done: Done[ImageAnswer], place: int) -> DataError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
 
 import pytest
 
@@ -12,78 +11,9 @@ from lens_bench.errors import CheckpointError, LensBenchError, RunError, UsageEr
 from lens_bench.records import LoadReport
 from lens_bench.run.workers.dispatch import Dispatcher
 from lens_bench.run.workers.foreman import EARLY_DEATHS, Done, Foreman, GivenUp
-from lens_bench.run.workers.pool import Answered, Event, Identity, Lost, Placed, Ready, Refused
+from lens_bench.run.workers.pool import Event, Identity, Lost, Ready, Refused
 
-Fate: TypeAlias = Callable[[int], Event[list[int]]]  # what loading ends in, for each worker
-
-
-class PaperPool:
-    """Workers that need one second to be placed, ``load_s`` to load and a second for every image."""
-
-    def __init__(self, room: int, fate: Fate | None = None, load_s: Callable[[int], float] = lambda _: 3.0) -> None:
-        self.places = room
-        self.time = 0.0
-        self._fate = fate or (lambda worker: Ready(worker, LoadReport(worker), load_s(worker)))
-        self._load_s = load_s
-        self._coming: list[tuple[float, Event[list[int]]]] = []
-        self._waiting: list[int] = []
-        self.alive: list[int] = []
-        self.started = 0
-        self.asked: list[tuple[int, list[int]]] = []
-        self.doomed: set[int] = set()
-        self.at: list[tuple[float, Callable[[], None]]] = []
-
-    def start(self, worker: int) -> None:
-        self.started += 1
-        self._waiting.append(worker)
-        self._place()
-
-    def _place(self) -> None:
-        while self._waiting and len(self.alive) < self.places:
-            worker = self._waiting.pop(0)
-            self.alive.append(worker)
-            self._later(1.0, Placed(worker, Identity(f"node{worker}", worker, "paper", "weights", {})))
-
-    def load(self, worker: int) -> None:
-        self._later(self._load_s(worker), self._fate(worker))
-
-    def submit(self, worker: int, parcels: Sequence[int], ahead: Sequence[int]) -> None:
-        self.asked.append((worker, list(parcels)))
-        if self.doomed & set(parcels):
-            self._later(0.5, Lost(worker, "killed"))
-        else:
-            self._later(float(len(parcels)), Answered(worker, list(parcels)))
-
-    def dismiss(self, worker: int) -> None:
-        self._waiting = [w for w in self._waiting if w != worker]
-        self.alive = [w for w in self.alive if w != worker]
-        self._coming = [(t, e) for t, e in self._coming if e.worker != worker]
-        self._place()
-
-    def wait(self, timeout: float) -> list[Event[list[int]]]:
-        until = min([t for t, _ in self._coming], default=float("inf"))
-        self.time = min(until, self.time + timeout)
-        for _, action in [a for a in self.at if a[0] <= self.time]:
-            action()
-        self.at = [a for a in self.at if a[0] > self.time]
-        due = [e for t, e in self._coming if t <= self.time]
-        self._coming = [(t, e) for t, e in self._coming if t > self.time]
-        for event in due:
-            if isinstance(event, Lost):
-                self.dismiss(event.worker)
-        return due
-
-    def room(self) -> int:
-        return self.places
-
-    def now(self) -> float:
-        return self.time
-
-    def close(self) -> None:
-        pass
-
-    def _later(self, seconds: float, event: Event[list[int]]) -> None:
-        self._coming.append((self.time + seconds, event))
+from .paper_pool import PaperPool
 
 
 class Ear:
@@ -99,7 +29,7 @@ class Ear:
 
 
 def foreman(
-    pool: PaperPool,
+    pool: PaperPool[int, list[int]],
     wanted: int | None,
     ear: Ear | None = None,
     accept: Callable[[Identity], LensBenchError | None] = lambda _: None,

@@ -23,39 +23,10 @@ from lens_bench.run.plan import Plan, make_model
 from lens_bench.run.watch import Quiet
 from lens_bench.run.workers.options import Workers
 
+from .worker_models import BROKEN, LOOKING, model_of
+
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
-
-BROKEN = """
-from lens_bench.errors import CheckpointError
-
-class Broken:
-    def __init__(self, options): pass
-    def load(self): raise CheckpointError("the decoder is missing", "download it")
-    def segment(self, tasks): raise AssertionError
-    def close(self): pass
-"""
-
-LOOKING = """
-from lens_bench.records import LoadReport, Prediction
-
-class Looking:
-    def __init__(self, options): pass
-    def load(self): return LoadReport()
-    def segment(self, tasks):
-        return [Prediction(q.sample_id, "no_mask", text=str(t.rgb.sum())) for t in tasks for q in t.queries]
-    def close(self): pass
-"""
-
-
-def model_of(folder: Path, source: str, name: str) -> str:
-    """A model of its own; returns what ``--model`` takes."""
-    folder.mkdir()
-    (folder / "model.yaml").write_text(
-        f"name: {name.lower()}\ntitle: T\nsummary: S\nadapter: adapter.py:{name}\ndevices: [cpu]\ndtypes: [float32]\n"
-    )
-    (folder / "adapter.py").write_text(source)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,40 +17,7 @@ from lens_bench.run.workers.crew import unfit
 from lens_bench.run.workers.pool import Identity
 from lens_bench.run.workers.worker import ImageParcel, Job, Worker
 
-BROKEN = """
-from lens_bench.errors import CheckpointError
-
-class Broken:
-    def __init__(self, options): pass
-    def load(self): raise CheckpointError("the decoder is missing", "download it")
-    def segment(self, tasks): raise AssertionError
-    def close(self): pass
-"""
-LOOKING = """
-import hashlib
-from lens_bench.masks import box_mask
-from lens_bench.records import LoadReport, Prediction
-
-class Looking:
-    def __init__(self, options): pass
-    def load(self): return LoadReport()
-    def segment(self, tasks):
-        return [self.answer(q, t) for t in tasks for q in t.queries]
-    def answer(self, query, task):
-        seen = hashlib.sha256(task.rgb.tobytes()).hexdigest()
-        return Prediction(query.sample_id, "ok", mask=box_mask((0, 0, 5, 5), task.size), text=seen)
-    def close(self): pass
-"""
-
-
-def card(folder: Path, source: str, name: str) -> str:
-    """A model of its own; returns what ``--model`` takes."""
-    folder.mkdir()
-    (folder / "model.yaml").write_text(
-        f"name: {name.lower()}\ntitle: T\nsummary: S\nadapter: adapter.py:{name}\ndevices: [cpu]\ndtypes: [float32]\n"
-    )
-    (folder / "adapter.py").write_text(source)
-    return str(folder)
+from .worker_models import BROKEN, LOOKING, model_of
 
 
 def hire(plan: Plan, number: int = 1) -> Worker:
@@ -90,7 +57,7 @@ def test_a_worker_answers_as_the_model_itself(tiny: Any, tmp_path: Path) -> None
 
 
 def test_images_are_read_there_and_what_was_read_ahead_is_the_same(tiny: Any, tmp_path: Path) -> None:
-    plan = tiny.plan(card(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
+    plan = tiny.plan(model_of(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
     sent = parcels(plan)
     alone, ahead = ready(plan), ready(plan)
     for start in range(0, len(sent), 3):
@@ -102,7 +69,7 @@ def test_images_are_read_there_and_what_was_read_ahead_is_the_same(tiny: Any, tm
 
 
 def test_another_split_asks_other_things_about_an_image_that_was_read_ahead(tiny: Any, tmp_path: Path) -> None:
-    plan = tiny.plan(card(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
+    plan = tiny.plan(model_of(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
     first, second, *_ = parcels(plan)
     worker = ready(plan)
     worker.answer([first], [second])
@@ -112,7 +79,7 @@ def test_another_split_asks_other_things_about_an_image_that_was_read_ahead(tiny
 
 
 def test_an_image_that_cannot_be_read_is_named_and_costs_only_itself(own_tiny: Any, tmp_path: Path) -> None:
-    plan = own_tiny.plan(card(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
+    plan = own_tiny.plan(model_of(tmp_path / "looking", LOOKING, "Looking"), tmp_path)
     sent = parcels(plan)[:4]
     assert sent[2].source
     Path(sent[2].source.name).write_bytes(b"no image")
@@ -132,7 +99,7 @@ def test_memory_that_runs_out_makes_calls_smaller_from_then_on(tiny: Any, tmp_pa
 
 
 def test_an_error_of_loading_comes_back_whole(tiny: Any, tmp_path: Path) -> None:
-    plan = tiny.plan(card(tmp_path / "broken", BROKEN, "Broken"), tmp_path)
+    plan = tiny.plan(model_of(tmp_path / "broken", BROKEN, "Broken"), tmp_path)
     worker = hire(plan)
     assert isinstance(worker.introduce(), Identity)
     error = pickle.loads(pickle.dumps(worker.load(None)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lens_bench.errors import UsageError
 from lens_bench.lens.attention import can_fold, folded
 from lens_bench.lens.hf import AttentionInterface, AttentionMaskInterface, sdpa_attention_forward, sdpa_mask
 
@@ -72,10 +73,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, spans: Spans, scale: float
 def _forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, **options: object
 ) -> tuple[Tensor, None]:
-    """What transformers' attention layers call: ``attend`` where they were given spans, else the usual attention."""
+    """What transformers' attention layers call: ``attend`` where they were given spans, else the usual attention.
+
+    Raises:
+        UsageError: The backbone is trained with attention dropout, whose draws would depend on how a batch is packed.
+    """
     scale = options["scaling"]
     if not isinstance(scale, float):
         raise TypeError(f"attention scaled by {scale!r}")
+    if dropout := options.get("dropout"):
+        raise UsageError(
+            f"the backbone's configuration asks for attention dropout {dropout} in training; there is none here",
+            "set attention_dropout to 0 in its config.json",
+        )
     if isinstance(attention_mask, Spans):
         return attend(query, key, value, attention_mask, scale), None
     if isinstance(attention_mask, Tensor) and can_fold(query, key, attention_mask):

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lens_bench.errors import UsageError
+from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.spans import Spans, attend
+from lens_bench.lens.tiny import tiny_config, tiny_model
 
 SIZES = ((5, 3, 1, 4), (2,), (3, 6))
 
@@ -55,3 +58,25 @@ def test_masks_that_are_one_object_stay_one() -> None:
     mask = torch.zeros(1, 1, 2, 3)
     moved = Spans(((1, 2, 2),), (mask, mask)).to(torch.device("meta"))
     assert moved.masks[0] is moved.masks[1] and moved.masks[0].is_meta
+
+
+def dropping_out() -> LensModel:
+    config = tiny_config("mrope")
+    text = config.qwen["text_config"]
+    assert isinstance(text, dict)
+    dropping = {**config.qwen, "text_config": {**text, "attention_dropout": 0.5}}
+    return tiny_model(config.model_copy(update={"qwen": dropping}))
+
+
+def test_attention_dropout_is_refused_where_it_would_act() -> None:
+    """Whatever is passed for a mask: spans, one that can be folded, one that cannot."""
+    model = dropping_out()
+    embeds = torch.randn(1, 2, model.width, generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(2).expand(3, 1, -1)
+    inputs = (Spans(((2,),), ()), torch.ones(1, 1, 2, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.long))
+    with torch.no_grad():
+        for mask in inputs:
+            expected = tiny_model(tiny_config("mrope")).read(embeds, positions, mask)
+            assert torch.equal(model.eval().read(embeds, positions, mask), expected)
+            with pytest.raises(UsageError, match=r"attention dropout 0\.5"):
+                model.train().read(embeds, positions, mask)

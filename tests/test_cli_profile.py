@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lens_bench.lock import FolderLock
+
 
 def command(tiny: Any, out: Path, model: str = "full", *more: object) -> list[object]:
     where = ["--suite", tiny.card_path, "--data-root", tiny.data_root, "--out", out]
@@ -43,6 +45,18 @@ def test_scenarios_are_measured_one_by_one(cli: Any, tiny: Any, tmp_path: Path) 
     assert "single-stream, server" in plan.stdout
     other = cli(*command(tiny, tmp_path, "empty", "--duration", "0.2", "--scenario", "offline"))
     assert other.returncode == 2 and "knobs" in other.stderr and "--fresh" in other.stderr
+
+
+def test_a_profile_of_somebody_else_is_not_shown_as_ours(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    measured = cli(*command(tiny, tmp_path, "empty", *QUICK, "--scenario", "offline", "--no-plots"))
+    assert measured.returncode == 0, measured.stderr
+    root = next(tmp_path.rglob("profile.json")).parent
+    before = {path.name for path in root.iterdir()}
+    with FolderLock(root, root / ".lock"):
+        for more in ((), ("--json",)):
+            result = cli(*command(tiny, tmp_path, "empty", *QUICK, *more))
+            assert result.returncode == 2 and "is in use by process" in result.stderr and result.stdout == ""
+    assert {path.name for path in root.iterdir()} == before
 
 
 @pytest.mark.parametrize(

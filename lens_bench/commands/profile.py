@@ -25,7 +25,7 @@ from lens_bench.perf.stages import Stage
 from lens_bench.progress import make_progress, waiting
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.plan import Request, make_model
-from lens_bench.run.profile import Job, kept, make_job, measured_before, run_profile
+from lens_bench.run.profile import Job, make_job, measured_before, run_profile
 
 _NONE = "–"
 
@@ -70,12 +70,13 @@ def profile(suite_name: str, split: str | None, model: str, request: Request, kn
 def _measure(job: Job, before: Profile, wishes: Wishes) -> None:
     if not job.todo(before):
         note("everything was measured before; --fresh measures it again")
+    measured: list[Profile] = []
     try:
         with prints_to_stderr():
-            run_profile(job, make_progress())
+            measured.append(run_profile(job, make_progress(), measured.append))
     finally:  # what was measured is shown, whatever became of the rest
-        if (found := kept(job)) is not None:
-            _show(job, found, wishes)
+        if measured:
+            _show(job, measured[-1], wishes)
 
 
 def _show(job: Job, found: Profile, wishes: Wishes) -> None:

@@ -135,15 +135,15 @@ def measured_before(job: Job) -> Profile:
     return found
 
 
-def kept(job: Job) -> Profile | None:
-    """What the file holds now; None where nothing was measured yet."""
-    return profile_from_json(read_json(job.path), str(job.path)) if job.path.exists() else None
-
-
-def run_profile(job: Job, observer: Observer) -> Profile:
+def run_profile(job: Job, observer: Observer, kept: Callable[[Profile], None] = lambda _: None) -> Profile:
     """Measure what is missing; after every step what there is is written.
 
     Ctrl-C (KeyboardInterrupt) is raised again; the file holds what was measured.
+
+    Args:
+        job: What is measured.
+        observer: Is told how far it is.
+        kept: Is given what was measured whenever it is written, for whoever wants it in spite of an error.
 
     Raises:
         UsageError: The directory is in use, or holds another measurement.
@@ -157,16 +157,17 @@ def run_profile(job: Job, observer: Observer) -> Profile:
         todo = job.todo(profile)
         if not todo:
             return profile.judged()
-        return _Session(job, profile, observer).measure(todo)
+        return _Session(job, profile, observer, kept).measure(todo)
 
 
 class _Session:
     """One loading of the model, and what is measured with it."""
 
-    def __init__(self, job: Job, profile: Profile, observer: Observer) -> None:
+    def __init__(self, job: Job, profile: Profile, observer: Observer, kept: Callable[[Profile], None]) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._job, self._observer = job, observer
+        self._job, self._observer, self._kept = job, observer, kept
         self._profile = replace(profile, sessions=(*profile.sessions, started))
+        self._measured = False
 
     def measure(self, todo: Sequence[Scenario]) -> Profile:
         job, knobs = self._job, self._job.knobs
@@ -194,7 +195,7 @@ class _Session:
                 steps[scenario]()
         finally:
             now = compile_seconds()
-            if now is not None:
+            if now is not None and self._measured:
                 self._keep(compile_s=round(now - (compiled or 0.0), 3))
         return self._profile
 
@@ -244,6 +245,8 @@ class _Session:
     def _keep(self, **parts: object) -> None:
         self._profile = replace(self._profile, **parts).judged()  # type: ignore[arg-type]  # named by ``_keeper``
         write_json(self._job.path, profile_to_json(self._profile))
+        self._kept(self._profile)
+        self._measured = True
 
 
 # ---------------------------------------------------------------------------------------------- before and after

@@ -15,9 +15,10 @@ from lens_bench.perf.knobs import Knobs
 from lens_bench.perf.profile_file import Profile
 from lens_bench.records import Cost, ImageTask, LoadReport, Prediction, Tokens
 from lens_bench.registry import find_model
+from lens_bench.run.journal import Lock
 from lens_bench.run.pictures import take_pictures
 from lens_bench.run.plan import Request, make_model
-from lens_bench.run.profile import Job, kept, make_job, measured_before, run_profile
+from lens_bench.run.profile import Job, make_job, measured_before, run_profile
 from lens_bench.run.timed import TimedModel, call
 
 
@@ -133,11 +134,24 @@ def test_what_was_measured_before_does_not_pass_for_a_fresh_measurement(tiny: ob
     profiled(made)
     broken = Model()
     broken.error = "no idea"
-    assert kept(made) is not None
     with pytest.raises(RunError, match="no idea"):
         profiled(job(tiny, tmp_path, broken, fresh=True))
-    found = kept(made)
-    assert found is None or found.single_stream is None
+    assert not made.path.exists()
+
+
+def test_whoever_asks_is_given_what_this_session_measured_and_nothing_else(tiny: object, tmp_path: Path) -> None:
+    given: list[Profile] = []
+    first = job(tiny, tmp_path, Model(), Knobs(duration=0.02, images=4, scenarios=("single-stream",)))
+    assert run_profile(first, Quiet(), given.append) == given[-1]
+    given.clear()
+    broken = Model()
+    broken.error = "no idea"
+    before = first.path.read_bytes()
+    with pytest.raises(RunError, match="no idea"):
+        run_profile(job(tiny, tmp_path, broken), Quiet(), given.append)
+    with Lock(first.files), pytest.raises(UsageError, match="in use by process"):
+        run_profile(job(tiny, tmp_path, Model()), Quiet(), given.append)
+    assert given == [] and first.path.read_bytes() == before
 
 
 def test_ctrl_c_keeps_what_was_measured(tiny: object, tmp_path: Path) -> None:

@@ -64,23 +64,18 @@ class CpuTime:
     Attributes:
         busy: Of the whole machine; None where the system does not say.
         own: Of this process and all that it started, ended or not.
-        throttled: How often the container's limit or heat stopped the processors.
+        throttled: How often the container's limit or heat stopped the processors; None where the system keeps count
+            and does not say.
     """
 
     busy: float | None
     own: float
-    throttled: int
+    throttled: int | None
 
 
 def cpu_time() -> CpuTime:
     """Read the system's accounts."""
-    own = family_seconds()
-    busy = None
-    if _STAT.exists():
-        words = _STAT.read_text(encoding="ascii").partition("\n")[0].split()
-        user, nice, system, _, _, irq, softirq, steal = (int(w) for w in words[1:9])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    return CpuTime(busy, own, _throttled())
+    return CpuTime(_busy(), family_seconds(), _throttled())
 
 
 def cpu_reasons(before: CpuTime, after: CpuTime, wall_s: float, cores: int) -> list[str]:
@@ -93,7 +88,9 @@ def cpu_reasons(before: CpuTime, after: CpuTime, wall_s: float, cores: int) -> l
         cores: Processors of the machine.
     """
     found = []
-    if after.throttled > before.throttled:
+    if after.throttled is None or before.throttled is None:
+        found.append("not known whether the processors were throttled: the system's counters cannot be read")
+    elif after.throttled > before.throttled:
         found.append(f"the processors were throttled {after.throttled - before.throttled} times")
     if before.busy is not None and after.busy is not None and wall_s > 0:
         others = (after.busy - before.busy) - (after.own - before.own)
@@ -179,13 +176,34 @@ def family_seconds() -> float:
     return sum(seconds for pid, seconds in spent.items() if ours(pid))
 
 
-def _throttled() -> int:
+def _busy() -> float | None:
+    """Seconds that all processors were busy; None where the system does not say."""
+    try:
+        words = _STAT.read_text(encoding="ascii").partition("\n")[0].split()
+        user, nice, system, _, _, irq, softirq, steal = (int(w) for w in words[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _throttled() -> int | None:
+    """Counts of the container and of heat, added up; None where one is there and cannot be read."""
     total = 0
-    if _CGROUP.exists():
-        for line in _CGROUP.read_text(encoding="ascii").splitlines():
+    try:
+        for line in _lines(_CGROUP):
             name, _, count = line.partition(" ")
             if name == "nr_throttled":
                 total += int(count)
-    for path in _THERMAL.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
-        total += int(path.read_text(encoding="ascii"))
+        for path in _THERMAL.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
+            total += sum(int(line) for line in _lines(path))
+    except (OSError, ValueError):
+        return None
     return total
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file; none where it is not there."""
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lens_bench.perf import comparable
 from lens_bench.perf.clock import StageClock, WallClock, tick
 from lens_bench.perf.comparable import (
     CpuTime,
@@ -64,9 +65,40 @@ def test_throttled_processors_are_a_reason() -> None:
     ]
 
 
+@pytest.mark.parametrize("which", ["_CGROUP", "_THERMAL"])
+@pytest.mark.parametrize("content", [None, "nr_throttled many\n"])
+def test_counters_that_cannot_be_read_end_no_measurement_and_are_a_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, which: str, content: str | None
+) -> None:
+    core = tmp_path / "cpu0" / "thermal_throttle" / "core_throttle_count"
+    counter = tmp_path / "cpu.stat" if which == "_CGROUP" else core
+    core.parent.mkdir(parents=True)
+    core.write_text("3\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 1\nnr_throttled 4\n")
+    monkeypatch.setattr(comparable, "_CGROUP", tmp_path / "cpu.stat")
+    monkeypatch.setattr(comparable, "_THERMAL", tmp_path)
+    assert cpu_time().throttled == 7
+    counter.unlink()
+    assert cpu_time().throttled == (3 if which == "_CGROUP" else 4)  # not there: nobody counts
+    if content is None:
+        counter.mkdir()  # reading fails, for root too
+    else:
+        counter.write_text(content)
+    with Watch("cpu", PaperClock()) as watch:
+        pass
+    unknown = "not known whether the processors were throttled: the system's counters cannot be read"
+    assert unknown in watch.reasons
+    assert cpu_reasons(CpuTime(None, 0.0, 3), CpuTime(None, 0.0, None), 1.0, 2) == [unknown]
+
+
+def test_processors_whose_accounts_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(comparable, "_STAT", tmp_path)
+    assert cpu_time().busy is None
+
+
 def test_the_machine_s_accounts_can_be_read() -> None:
     found = cpu_time()
-    assert found.own > 0 and found.throttled >= 0
+    assert found.own > 0 and (found.throttled is None or found.throttled >= 0)
     assert found.busy is None or found.busy > 0
 
 

@@ -1,4 +1,4 @@
-"""Batches by length, and what to do when they do not fit.
+"""Batches by length, rows of unequal length side by side, and what to do when they do not fit.
 
 Results never depend on the batch (that is tested); only memory and speed do.
 """
@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from lens_bench.errors import OutOfMemoryError
+from lens_bench.lens.config import whole
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -82,3 +84,26 @@ def row_budget(device: torch.device, bytes_per_row: int, cap: int = 512) -> int:
         return min(cap, 64)
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, min(cap, int(free * 0.5) // max(1, bytes_per_row)))
+
+
+def row_bytes(config: object, dtype: torch.dtype, tokens: int) -> int:
+    """Keys and values of a row of ``tokens`` tokens, and as much again for what a step needs beside them.
+
+    Args:
+        config: transformers' configuration of the language model.
+        dtype: Of keys and values.
+        tokens: Of the row.
+    """
+    width = whole(config, "hidden_size") // whole(config, "num_attention_heads") * whole(config, "num_key_value_heads")
+    return 4 * whole(config, "num_hidden_layers") * width * tokens * dtype.itemsize
+
+
+def padded_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids, padded on the right to the longest: ids [B, Q], 0 where there is none, and bool [B, Q]."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
+        real[place, : len(row)] = True
+    return ids, real

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lens_bench.errors import UsageError
-from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
 from lens_bench.lens.boxes import parse_box, to_image
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.config import Positions
@@ -28,6 +27,8 @@ from lens_bench.lens.sam import SamFeatures, upsample
 from lens_bench.lens.writer import HfWriter, Row, TextEngine, Written, query_states
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import Box, Pixels, Rle
+
+_ROW_TOKENS = 1024  # of a prompt with its image, and an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class Engine:
         cuda = model.device.type == "cuda"
         self._images = Budget(sizes.images or (32 if cuda else 8), "images")
         self._towers = Budget(self._images.size if cuda else 2, "SAM 2 features")
-        self._rows = Budget(sizes.rows or row_budget(model.device, _row_bytes(model)), "expressions")
+        per_row = row_bytes(model.qwen.config.text_config, model.text_dtype, _ROW_TOKENS)
+        self._rows = Budget(sizes.rows or row_budget(model.device, per_row), "expressions")
         self._masks = Budget(sizes.masks or (64 if cuda else 4), "masks")
 
     @torch.inference_mode()
@@ -148,6 +150,7 @@ class Engine:
             return [None] * len(numbers)
 
         self._images.run(sorted(by_image), chunk)
+        self.writer.forget()
         self.seconds = self._clock.seconds()
         if self._prepared:
             self.seconds["answer"] -= self._prepared
@@ -241,15 +244,10 @@ class Engine:
 
     def _mask_pass(self, rows: Sequence[tuple[tuple[int, ...], _Encoded]]) -> Tensor:
         """Read prompt and answer behind the images, then the queries; [B, M, D]."""
-        device, longest = self.model.device, max(len(ids) for ids, _ in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        real = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for place, (tokens, _) in enumerate(rows):
-            ids[place, : len(tokens)] = torch.tensor(tokens)
-            real[place, : len(tokens)] = True
+        device, (ids, real) = self.model.device, padded_rows([ids for ids, _ in rows])
         before, merge = len(self.prompter.before), self.model.merge
         start = torch.tensor([next_position(self.mode, before, e.prepared.grid, merge) for _, e in rows], device=device)
-        cache = KeyValues.of_prefixes([e.reading for _, e in rows], longest + self.model.head.config.queries)
+        cache = KeyValues.of_prefixes([e.reading for _, e in rows], ids.shape[1] + self.model.head.config.queries)
         return query_states(self.model, cache, ids.to(device), real.to(device), start)
 
     def _paint(self, asked: Sequence[_Asked], states: Sequence[Tensor], encoded: Sequence[_Encoded]) -> list[Rle]:
@@ -283,13 +281,3 @@ class Engine:
 def _row_length(row: Row) -> int:
     """What makes rows alike: the keys they attend to, then the prompt they read."""
     return (row.prefix.length if row.prefix is not None else 0) + len(row.after)
-
-
-def _row_bytes(model: LensModel, tokens: int = 1024) -> int:
-    """Keys and values of a row of ``tokens`` tokens, and as much again for what a step needs beside them."""
-    text = model.qwen.config.text_config
-    heads, layers = getattr(text, "num_key_value_heads", None), getattr(text, "num_hidden_layers", None)
-    if not isinstance(heads, int) or not isinstance(layers, int):
-        raise UsageError("the backbone's configuration names no key-value heads or layers")
-    width = model.width // int(getattr(text, "num_attention_heads", 1)) * heads
-    return 4 * layers * width * tokens * torch.tensor([], dtype=model.text_dtype).element_size()

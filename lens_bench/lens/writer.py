@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from lens_bench.lens.batching import padded_rows
 from lens_bench.lens.cache import Cache, KeyValues, Prefix
 from lens_bench.lens.decode import Decoder, GrowingDecoder, StaticDecoder
 from lens_bench.lens.images import Prepared
@@ -75,6 +76,10 @@ class TextEngine(Protocol):
 
     def preparation(self) -> float:
         """Seconds spent on compiling or recording since this was last asked."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what is kept of earlier rows: the next call is other work, also where it asks the same."""
         ...
 
     def close(self) -> None:
@@ -141,6 +146,9 @@ class HfWriter:
         """Seconds spent on compiling or recording since this was last asked."""
         return self._decoder.preparation()
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def close(self) -> None:
         """Free what the decoder holds."""
         self._decoder.release()
@@ -178,16 +186,12 @@ class HfWriter:
         prefixes = [row.prefix for row in rows]
         if any(p is None for p in prefixes):
             raise ValueError("rows without a prefix")
-        longest = max(len(row.after) for row in rows)
+        ids, real = padded_rows([row.after for row in rows])
+        longest = ids.shape[1]
         fixed = longest + self._model.head.config.queries + 1
         answer = max(row.budget for row in rows)
         cache = self._decoder.begin([p for p in prefixes if p is not None], fixed, answer)
         device = self._model.device
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        real = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for place, row in enumerate(rows):
-            ids[place, : len(row.after)] = torch.tensor(row.after)
-            real[place, : len(row.after)] = True
         ids, real = ids.to(device), real.to(device)
         start = torch.tensor([row.next for row in rows], device=device)
         positions = (start[:, None] + torch.arange(longest, device=device)).expand(3, -1, -1)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks
-from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
 from lens_bench.lens.cache import KeyValues, Prefix
-from lens_bench.lens.config import whole
 from lens_bench.llava_sam.conversation import Prompt
 from lens_bench.llava_sam.images import clip_pixels
 from lens_bench.llava_sam.modeling import LlavaSam
@@ -25,6 +24,8 @@ from lens_bench.perf.clock import StageClock
 from lens_bench.records import Pixels, Rle
 from lens_bench.sam.images import prepare
 from lens_bench.sam.model import upsample
+
+_ROW_TOKENS = 768  # of a prompt with its image, and an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class Engine:
         self.seconds: dict[str, float] = {}
         self._clock = StageClock(str(model.device))
         cuda = model.device.type == "cuda"
-        self._rows = Budget(rows or row_budget(model.device, _row_bytes(model)), "expressions")
+        per_row = row_bytes(model.llama.config, model.embedding.weight.dtype, _ROW_TOKENS)
+        self._rows = Budget(rows or row_budget(model.device, per_row), "expressions")
         self._masks = Budget(32 if cuda else 4, "masks")
 
     @torch.inference_mode()
@@ -135,15 +137,10 @@ class Engine:
 
     def _read(self, asks: Sequence[Ask], prefixes: dict[int, Prefix]) -> list[_Read]:
         """Read prompts behind their images, padded on the right, and let the model write where it may."""
-        device, longest = self.model.device, max(len(ask.prompt.after) for ask in asks)
-        ids = torch.zeros(len(asks), longest, dtype=torch.long)
-        real = torch.zeros(len(asks), longest, dtype=torch.bool)
-        for row, ask in enumerate(asks):
-            ids[row, : len(ask.prompt.after)] = torch.tensor(ask.prompt.after)
-            real[row, : len(ask.prompt.after)] = True
+        device, (ids, real) = self.model.device, padded_rows([ask.prompt.after for ask in asks])
         real = real.to(device)
         most = max(ask.budget for ask in asks)
-        cache = KeyValues.of_prefixes([prefixes[ask.image] for ask in asks], longest + min(most, 64))
+        cache = KeyValues.of_prefixes([prefixes[ask.image] for ask in asks], ids.shape[1] + min(most, 64))
         start = prefixes[asks[0].image].length
         hidden = self.model.read(self.model.embedding(ids.to(device)), _positions(real, start), cache.open(real), cache)
         out = [_Read([hidden[row, seg - 1] for seg in ask.prompt.segs]) for row, ask in enumerate(asks)]
@@ -221,10 +218,3 @@ class Engine:
 def _positions(real: Tensor, start: int) -> Tensor:
     """Consecutive positions [B, Q] from ``start`` on."""
     return start + torch.arange(real.shape[1], device=real.device).expand(len(real), -1)
-
-
-def _row_bytes(model: LlavaSam, tokens: int = 768) -> int:
-    """Keys and values of a row of ``tokens`` tokens, and as much again for what a step needs beside them."""
-    config = model.llama.config
-    width = model.config.width // whole(config, "num_attention_heads") * whole(config, "num_key_value_heads")
-    return 4 * whole(config, "num_hidden_layers") * width * tokens * model.embedding.weight.element_size()

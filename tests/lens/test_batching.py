@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_bench.errors import OutOfMemoryError
-from lens_bench.lens.batching import Budget, is_out_of_memory, row_budget
+from lens_bench.lens.batching import Budget, is_out_of_memory, padded_rows, row_budget, row_bytes
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 7), st.integers(1, 7))
@@ -55,3 +56,17 @@ def test_what_counts_as_out_of_memory() -> None:
 def test_rows_on_the_cpu_do_not_depend_on_memory() -> None:
     assert row_budget(torch.device("cpu"), 1) == 64
     assert row_budget(torch.device("cpu"), 1, cap=8) == 8
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=5))
+def test_padded_rows_hold_every_row_and_zeros_behind_it(rows: list[list[int]]) -> None:
+    ids, real = padded_rows(rows)
+    assert ids.shape == real.shape == (len(rows), max(len(row) for row in rows))
+    assert [ids[n][real[n]].tolist() for n in range(len(rows))] == rows
+    assert not ids[~real].any() and real.sum(dim=1).tolist() == [len(row) for row in rows]
+
+
+def test_bytes_of_a_row_are_those_of_its_keys_and_values_twice() -> None:
+    text = SimpleNamespace(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=3)
+    keys = torch.zeros(2, 10, 64 // 8, dtype=torch.float16)
+    assert row_bytes(text, torch.float16, 10) == 3 * 2 * keys.nbytes * 2

@@ -70,7 +70,7 @@ def find_model(reference: str) -> ModelCard:
     Raises:
         UsageError: Unknown, ambiguous or unreadable.
     """
-    path, _, name = reference.partition(":")
+    path, name = split_reference(reference)
     if os.sep in reference:
         return _model_at(Path(path), name)
     models = catalogue().models
@@ -88,6 +88,13 @@ def find_suite(reference: str) -> SuiteCard:
     if os.sep in reference or reference.endswith((".yaml", ".yml")):
         return read_suite_card(Path(reference))
     return read_suite_card(_pick(reference, catalogue().suites, "suite").path)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """What stands before and behind the last colon; nothing behind where the whole is a path, which may hold colons."""
+    before, _, behind = reference.rpartition(":")
+    whole = not before or os.sep in behind or Path(reference).exists()
+    return (reference, "") if whole else (before, behind)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

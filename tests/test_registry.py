@@ -21,6 +21,7 @@ from lens_bench.registry import (
     import_file,
     make_segmenter,
     resolve_args,
+    split_reference,
     suggest,
 )
 from lens_bench.segmenter import Segmenter
@@ -122,6 +123,20 @@ def test_a_folder_of_several_models(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no model 'cats'") as caught:
         find_model(f"{folder}:cats")
     assert caught.value.hint == "did you mean cat?"
+
+
+def test_folders_may_have_colons_in_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder(tmp_path / "run:3" / "step:100", name="mine")
+    model_folder(tmp_path / "run", name="other")
+    monkeypatch.chdir(tmp_path / "run:3")
+    for reference in ("./step:100", "step:100", f"{tmp_path}/run:3/step:100", "./step:100/model.yaml", "step:100:mine"):
+        assert find_model(reference).name == "mine", reference
+    assert find_model(f"{tmp_path}/run:other").name == "other"
+    with pytest.raises(UsageError, match=r"no card at .*run:3/none/model\.yaml"):
+        find_model(f"{tmp_path}/run:3/none")
+    assert split_reference("refcoco:testA") == ("refcoco", "testA")
+    assert split_reference(f"{tmp_path}/run:3/suite.yaml:val") == (f"{tmp_path}/run:3/suite.yaml", "val")
+    assert split_reference(f"{tmp_path}/run:3/suite.yaml") == (f"{tmp_path}/run:3/suite.yaml", "")
 
 
 def test_a_path_where_nothing_is(tmp_path: Path) -> None:

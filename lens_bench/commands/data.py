@@ -15,7 +15,7 @@ from lens_bench.console import note, out
 from lens_bench.data.split import default_data_root, open_split, split_card
 from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import counting
-from lens_bench.registry import find_suite
+from lens_bench.registry import find_suite, split_reference
 
 
 def data_root(given: Path | None) -> Path:
@@ -76,7 +76,7 @@ def audit(names: Sequence[str], root: Path, output: Path | None, *, as_json: boo
 
     splits = []
     for name in names:
-        suite_name, _, split_name = name.partition(":")
+        suite_name, split_name = split_reference(name)
         suite = find_suite(suite_name)
         for chosen in [split_name] if split_name else suite.splits:
             ensure_made(suite, chosen, root)

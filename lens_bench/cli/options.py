@@ -17,6 +17,19 @@ Params = ParamSpec("Params")
 Suite = Annotated[
     str, typer.Option("--suite", "-s", help="Name of a suite (`lens-bench list suites`) or a card's path.")
 ]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Name of a model, or path of its folder (FOLDER:NAME if it holds several).")
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", help="key=value; `lens-bench show MODEL` lists the keys. Repeatable."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Engine = Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that one call of a model in a foreign environment may take.")
+]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Split or splits; default: the card's.")]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the data. Default: $LENS_BENCH_DATA, else ~/.cache/lens-bench.")

@@ -7,60 +7,79 @@ from typing import Annotated
 
 import typer
 
-from lens_bench.cli.options import AllowPartial, AsJson, DataRoot, Out, Suite, command
+from lens_bench.cli.options import (
+    AllowPartial,
+    AsJson,
+    DataRoot,
+    Device,
+    Dtype,
+    Engine,
+    Model,
+    ModelArgs,
+    Out,
+    Suite,
+    Timeout,
+    command,
+)
+
+Scenarios = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="single-stream (one picture, one expression at a time), offline (throughput over batch sizes), "
+        "server (requests that come by themselves); several with commas. Default: all."
+    ),
+]
+Split = Annotated[str | None, typer.Option(help="Whose pictures; default: the card's first.")]
+Images = Annotated[int, typer.Option(min=1, help="Pictures taken from the split, drawn by the seed.")]
+Duration = Annotated[float, typer.Option(min=0.1, help="Seconds that each figure is measured for.")]
+BatchSizes = Annotated[
+    str, typer.Option(help="offline: images a call, e.g. 1,4,16; auto doubles until throughput stops growing.")
+]
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="server: most requests of one call. Default: offline's best batch size.")
+]
+LatencyBound = Annotated[str, typer.Option(help="server: what has to hold, e.g. p99=2s or p90=350ms.")]
+ImageSize = Annotated[
+    str | None, typer.Option(help="Stretch every picture, e.g. 640x480, so that models see equal work.")
+]
+NewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Force every answer to this length, so that models do equal work.")
+]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Build the model at its full size without a checkpoint.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")]
+Plots = Annotated[bool, typer.Option(help="Draw latencies, throughput, rates and stages beside profile.json.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be measured; do nothing.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of pictures, arrivals and random weights.")]
 
 
 @command
 def profile(
     suite: Suite,
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="single-stream (one picture, one expression at a time), offline (throughput over batch sizes), "
-            "server (requests that come by themselves); several with commas. Default: all."
-        ),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Whose pictures; default: the card's first.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures taken from the split, drawn by the seed.")] = 32,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that each figure is measured for.")] = 10.0,
-    batch_sizes: Annotated[
-        str, typer.Option(help="offline: images a call, e.g. 1,4,16; auto doubles until throughput stops growing.")
-    ] = "auto",
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="server: most requests of one call. Default: offline's best batch size.")
-    ] = None,
-    latency_bound: Annotated[str, typer.Option(help="server: what has to hold, e.g. p99=2s or p90=350ms.")] = "p99=2s",
-    image_size: Annotated[
-        str | None, typer.Option(help="Stretch every picture, e.g. 640x480, so that models see equal work.")
-    ] = None,
-    new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Force every answer to this length, so that models do equal work.")
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Build the model at its full size without a checkpoint.")
-    ] = False,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", help="key=value; `lens-bench show MODEL` lists the keys. Repeatable."),
-    ] = None,
+    model: Model,
+    scenario: Scenarios = None,
+    split: Split = None,
+    images: Images = 32,
+    duration: Duration = 10.0,
+    batch_sizes: BatchSizes = "auto",
+    concurrency: Concurrency = None,
+    latency_bound: LatencyBound = "p99=2s",
+    image_size: ImageSize = None,
+    new_tokens: NewTokens = None,
+    random_weights: RandomWeights = False,
+    model_arg: ModelArgs = None,
     data_root: DataRoot = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
     out: Out = Path("results/runs"),
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that one call of a model in a foreign environment may take.")
-    ] = 600.0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was measured before.")] = False,
+    timeout: Timeout = 600.0,
+    fresh: Fresh = False,
     allow_partial: AllowPartial = False,
-    plots: Annotated[
-        bool, typer.Option(help="Draw latencies, throughput, rates and stages beside profile.json.")
-    ] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be measured; do nothing.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of pictures, arrivals and random weights.")] = 0,
+    plots: Plots = True,
+    dry_run: DryRun = False,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast a model is, and why: latency, throughput, request rate; stages, memory, energy, rooflines.

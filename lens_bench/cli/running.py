@@ -7,28 +7,39 @@ from typing import Annotated
 
 import typer
 
-from lens_bench.cli.options import AllowPartial, AsJson, DataRoot, Out, ProtocolName, Splits, Suite, command, names
+from lens_bench.cli.options import (
+    AllowPartial,
+    AsJson,
+    DataRoot,
+    Device,
+    Dtype,
+    Engine,
+    Model,
+    ModelArgs,
+    Out,
+    ProtocolName,
+    Splits,
+    Suite,
+    Timeout,
+    command,
+    names,
+)
 from lens_bench.errors import UsageError
 
 
 @command
 def run(
     suite: Suite,
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
+    model: Model,
     split: Splits = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option("--model-arg", help="key=value; `lens-bench show MODEL` lists the keys. Repeatable."),
-    ] = None,
+    model_arg: ModelArgs = None,
     data_root: DataRoot = None,
     protocol: ProtocolName = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N expressions of a split.")] = None,
     batch_size: Annotated[str, typer.Option(help="Images per call, or auto.")] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
     workers: Annotated[
         str | None, typer.Option(help="N processes with the model each, or auto: as many as there is room for.")
     ] = None,
@@ -43,9 +54,7 @@ def run(
     max_errors: Annotated[
         str, typer.Option(help="Stop when more fail: a share (1%, 0.01) or a number (20). One failure never stops.")
     ] = "1%",
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that one call of a model in a foreign environment may take.")
-    ] = 600.0,
+    timeout: Timeout = 600.0,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same settings.")] = False,
     allow_partial: AllowPartial = False,
@@ -137,15 +146,13 @@ def merge(
 
 @command
 def predict(
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of a model, or the path of its folder.")],
+    model: Model,
     image: Annotated[Path, typer.Option("--image", "-i", help="The picture.")],
     text: Annotated[list[str], typer.Option("--text", "-t", help="What to look for. Repeatable.")],
-    model_arg: Annotated[list[str] | None, typer.Option("--model-arg", help="key=value. Repeatable.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if the model can use one.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Text engine, where the model offers a choice.")] = None,
+    model_arg: ModelArgs = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    engine: Engine = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the picture with mask and box drawn over it.")
     ] = None,

@@ -1,23 +1,16 @@
-"""Loading a model: check every tensor against the architecture first, then read them one by one to the device.
-
-The model is built without memory on the meta device and its parameters are replaced by the tensors of the file, so
-that the peak is the model plus one tensor and nothing can stay at a random value unnoticed.
-"""
+"""Checkpoints: what a folder holds, and loading it, with every tensor checked against the architecture beforehand."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.attention import prefer_flash
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, Positions, read_config, released_config
-from lens_bench.lens.filling import recompute_buffers, require_filled
 from lens_bench.lens.layouts import (
     OWN,
     QWEN,
@@ -26,33 +19,33 @@ from lens_bench.lens.layouts import (
     SAM2_META,
     Layout,
     Plan,
-    Slot,
     make_plan,
     own_shapes,
     tied_names,
 )
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import BLOCKS, Precision, assign, choose_attention, fill, finish
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_files, folder_shards, pickle_source
 from lens_bench.lens.spread import Spread, check_whole, link
 from lens_bench.records import LoadReport
 
-# The language model's blocks among our tensors.
-BLOCKS = "qwen.model.language_model.layers."
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """Precision of the three parts."""
-
-    text: torch.dtype = torch.float32
-    head: torch.dtype = torch.float32
-    sam: torch.dtype = torch.float32
-
-    def of(self, name: str) -> torch.dtype:
-        """Of one of our tensors, by its first name."""
-        return {"qwen": self.text, "head": self.head, "sam": self.sam}[name.split(".", 1)[0]]
+# ``Precision`` and ``assign`` belong to what loads as well as to what places.
+__all__ = [
+    "Loaded",
+    "Precision",
+    "assign",
+    "describe",
+    "fresh",
+    "hub_config",
+    "load",
+    "load_plain",
+    "plain_config",
+    "released_sam",
+    "sam_checkpoint",
+    "weight_digest",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ def load(
         return "cpu" if bits and name.startswith(BLOCKS) else spread.place(name, BLOCKS)
 
     assign(model, plan, devices[0], precision, place_of)
-    found = report(model, [plan])
+    found = _report(model, [plan])
     if bits:
         quantise(language.layers, bits, devices[0], precision.text)
         found = replace(found, notes=(*found.notes, f"the language model's blocks are held in {bits}"))
@@ -199,10 +192,10 @@ def load_plain(
     model.head.to_empty(device=device).to(precision.head)
     model.head.initialise(torch.Generator().manual_seed(seed))
     for plan in plans:
-        _place_all(model, plan, device, precision)
+        fill(model, plan, device, precision)
     finish(model, device)
     note = f"head initialised from seed {seed}"
-    found = report(model, plans)
+    found = _report(model, plans)
     return Loaded(model.eval(), LoadReport(found.parameters, found.ignored, (*found.notes, note)))
 
 
@@ -249,49 +242,7 @@ def plain_config(
     return config.model_copy(update={"positions": positions, "head": head or config.head})
 
 
-def choose_attention(model: LensModel) -> None:
-    """FlashAttention 2 for the vision tower where it is installed and fits."""
-    prefer_flash(model.qwen.model.visual, model.device, model.text_dtype)
-
-
-# ---------------------------------------------------------------------------------------------- placing tensors
-
-
-def assign(
-    model: LensModel,
-    plan: Plan,
-    device: str | torch.device,
-    precision: Precision | None = None,
-    place_of: Callable[[str], str | torch.device] | None = None,
-) -> None:
-    """Fill a model that lies on the meta device from a plan that covers all of it.
-
-    Args:
-        model: The model.
-        plan: Where each tensor comes from.
-        device: Where to.
-        precision: Of the parts.
-        place_of: Where to by name, if elsewhere.
-    """
-    _place_all(model, plan, device, precision or Precision(), place_of)
-    finish(model, device)
-
-
-def place(model: LensModel, device: str | torch.device, precision: Precision) -> LensModel:
-    """Move a model and cast its parts; the rotary tables stay float32, which ``Module.to`` would cast as well."""
-    parts: list[tuple[nn.Module, torch.dtype]] = [
-        (model.qwen, precision.text),
-        (model.head, precision.head),
-        (model.sam, precision.sam),
-    ]
-    for part, dtype in parts:
-        part.to(device=device, dtype=dtype)
-    finish(model, device)
-    choose_attention(model)
-    return model
-
-
-def report(model: LensModel, plans: list[Plan]) -> LoadReport:
+def _report(model: LensModel, plans: list[Plan]) -> LoadReport:
     """What the record of a run should say about loading."""
     absent = sorted(name for plan in plans for name in plan.absent)
     notes = [f"not in the file and set to zero, no image reads them: {', '.join(absent)}"] if absent else []
@@ -300,60 +251,3 @@ def report(model: LensModel, plans: list[Plan]) -> LoadReport:
         ignored=tuple(key for plan in plans for key in plan.ignored),
         notes=tuple(notes),
     )
-
-
-def _place_all(
-    model: LensModel,
-    plan: Plan,
-    device: str | torch.device,
-    precision: Precision,
-    place_of: Callable[[str], str | torch.device] | None = None,
-) -> None:
-    rows: dict[str, dict[int, Tensor]] = {}
-    tied = tied_names(model)
-    for slot, key in plan.keys.items():
-        if slot.name in tied:
-            continue
-        where = device if place_of is None else place_of(slot.name)
-        tensor = plan.source.tensor(key).to(device=where, dtype=precision.of(slot.name))
-        if slot.row is None:
-            _place(model, slot.name, tensor)
-        else:
-            rows.setdefault(slot.name, {})[slot.row] = tensor
-    for name, parts in rows.items():
-        _place(model, name, torch.cat([parts[n] for n in sorted(parts)]))
-    for name in plan.absent:
-        shape = model.get_parameter(name).shape
-        _place(model, name, torch.zeros(shape, device=device, dtype=precision.of(name)))
-    _check_tied(model, plan, tied)
-
-
-def _check_tied(model: LensModel, plan: Plan, tied: tuple[str, ...]) -> None:
-    for name in tied:
-        key = plan.keys.get(Slot(name))
-        if key is None:
-            continue
-        embedding = model.embedding.weight
-        if not torch.equal(plan.source.tensor(key).to(embedding), embedding):
-            raise CheckpointError(
-                f"{plan.source.what}: {key} differs from the embedding although the configuration ties them",
-                "set tie_word_embeddings to false in its config.json",
-            )
-
-
-def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
-    where, _, leaf = name.rpartition(".")
-    module = model.get_submodule(where)
-    if leaf in module._parameters:
-        # A tensor read from a file may be a view of its mapping; parameters own their memory.
-        module._parameters[leaf] = nn.Parameter(tensor.clone() if tensor.is_cpu else tensor)
-    else:
-        module._buffers[leaf] = tensor
-
-
-def finish(model: LensModel, device: str | torch.device) -> None:
-    """Tie the embeddings, recompute the rotary tables that no file holds, and make sure that nothing is left empty."""
-    if tied_names(model):
-        model.qwen.lm_head.weight = model.embedding.weight
-    recompute_buffers(model, device)
-    require_filled(model)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lens_bench.lens.checkpoint import BLOCKS, Precision, choose_attention, finish
 from lens_bench.lens.config import LensConfig
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import BLOCKS, Precision, choose_attention, finish
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.spread import Spread, link
 

@@ -11,11 +11,12 @@ import torch
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.attention import attention
-from lens_bench.lens.checkpoint import Precision, describe, load, weight_digest
+from lens_bench.lens.checkpoint import describe, load, weight_digest
 from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config
 from lens_bench.lens.costs import lens_costs
 from lens_bench.lens.engine import Answer, Batches, Engine
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.recipe import Recipe
@@ -84,13 +85,7 @@ class LensSegmenter:
         return LoadReport(parameters, (), (*drawn, *self._start(model, tokenizer)))
 
     def force_length(self, tokens: int) -> None:
-        """Write exactly so many tokens for every expression, whatever they are. Called before loading.
-
-        Raises:
-            UsageError: The engine cannot be forced.
-        """
-        if self._options.engine not in (None, "hf"):
-            raise UsageError(f"the engine {self._options.engine} ends answers by itself", "--engine hf can be forced")
+        """Write exactly so many tokens for every expression, whatever they are. Called before loading."""
         self._forced = tokens
 
     def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:

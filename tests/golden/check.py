@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lens_bench.lens.checkpoint import assign
 from lens_bench.lens.config import released_config
 from lens_bench.lens.layouts import RELEASED, read_layout
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import assign
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sources import MemorySource
 from lens_bench.llava_sam.checkpoint import fill, plan

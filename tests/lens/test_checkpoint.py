@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2Model
 
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.checkpoint import Precision, describe, fresh, load, load_plain, place, plain_config, weight_digest
+from lens_bench.lens.checkpoint import describe, fresh, load, load_plain, plain_config, weight_digest
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, sam_preset
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision, place
 from lens_bench.lens.prompts import load_tokenizer
 from lens_bench.lens.save import Story, export_qwen, export_released, save
 from lens_bench.lens.tiny import byte_tokenizer, lively, tiny_config, tiny_model

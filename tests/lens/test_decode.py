@@ -282,7 +282,7 @@ def test_on_a_gpu(
 ) -> None:  # pragma: no cover - needs a GPU
     import copy
 
-    from lens_bench.lens.checkpoint import Precision, place
+    from lens_bench.lens.placing import Precision, place
 
     prompter = prompter_of(model.config)
     there = place(copy.deepcopy(model), "cuda", Precision())

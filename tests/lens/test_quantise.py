@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import BLOCKS, load
+from lens_bench.lens.checkpoint import load
 from lens_bench.lens.engine import Engine
+from lens_bench.lens.placing import BLOCKS
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.quantise import Bits, bits_of
 from lens_bench.lens.save import Story, save

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import Precision
 from lens_bench.lens.config import CONFIG_NAME
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision
 from lens_bench.lens.random_weights import QWEN_SPECIAL, draw, random_lens, word_tokenizer
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.segmenter import LensSegmenter
@@ -113,10 +113,8 @@ def test_without_a_shape_it_is_said_what_is_missing(tmp_path: Path) -> None:
     assert CONFIG_NAME in caught.value.hint
 
 
-def test_the_other_engine_can_be_neither_forced_nor_random(folder: Path) -> None:
+def test_the_other_engine_cannot_be_random(folder: Path) -> None:
     segmenter = LensSegmenter(ModelOptions("mine", str(folder), {}, engine="vllm"))
-    with pytest.raises(UsageError, match="ends answers by itself"):
-        segmenter.force_length(3)
     with pytest.raises(UsageError, match="needs a checkpoint"):
         segmenter.load_random(0)
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import BLOCKS, Precision, describe, load
+from lens_bench.lens.checkpoint import describe, load
 from lens_bench.lens.config import LensConfig
 from lens_bench.lens.engine import Engine
 from lens_bench.lens.layouts import tied_names
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import BLOCKS, Precision
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.random_weights import random_lens
 from lens_bench.lens.save import Story, save
@@ -161,7 +162,7 @@ def test_tensors_of_lens_are_loaded_to_where_their_block_lies(folder: Path, monk
                 placed.setdefault(block, set()).add(p.device.type)
         raise InterruptedError  # what lies on the meta device holds no values to go on with
 
-    monkeypatch.setattr("lens_bench.lens.checkpoint.finish", look)
+    monkeypatch.setattr("lens_bench.lens.placing.finish", look)
     with pytest.raises(InterruptedError):
         load(folder, ["cpu", "meta"])
     blocks = [place for name, place in sorted(placed.items()) if name]

@@ -234,13 +234,19 @@ class Cost:
     Attributes:
         flops: Floating-point operations of its matrix products and convolutions, two for a multiply-add.
         moved: Bytes that have to pass the device's memory: weights once for every pass over them, keys and values.
+        known: False where nobody here can say, as of a model behind an endpoint; what is added to it is not known
+            either.
     """
 
     flops: float = 0.0
     moved: float = 0.0
+    known: bool = True
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.moved + other.moved)
+        return Cost(self.flops + other.flops, self.moved + other.moved, self.known and other.known)
+
+
+UNKNOWN_COST = Cost(known=False)
 
 
 @dataclass(frozen=True, slots=True)

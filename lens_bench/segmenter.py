@@ -112,6 +112,8 @@ class SupportsCosts(Protocol):
     def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:
         """The work of a call by stage, named as in ``Prediction.stages_ms``; stages without matrix products are absent.
 
+        A stage of which nobody knows the work (``UNKNOWN_COST``) is named, so that no figure of the whole omits it.
+
         Args:
             tasks: What was asked in one call.
             predictions: What ``segment`` answered, with token counts.

@@ -25,14 +25,16 @@ import torch
 from lens_side import units_of
 from task import WORDS
 
+from lens_bench.costs.language import Language
+from lens_bench.costs.qwen_tower import tower_flops
+from lens_bench.costs.sam2 import SamCosts
 from lens_bench.lens.checkpoint import Precision
-from lens_bench.lens.costs import Language, head_flops, seen_grid, tower_flops
+from lens_bench.lens.costs import head_flops, seen_grid
 from lens_bench.lens.images import Patching
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.positions import image_tokens
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.random_weights import random_lens, word_tokenizer
-from lens_bench.lens.sam_costs import SamCosts
 from lens_bench.lens.sizes import lens_3b
 from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
 from lens_bench.perf.ceilings import measure_ceilings
@@ -173,7 +175,7 @@ def model_flops(training: Training, length: int) -> float:
         total += passes * once + sampling + (passes + 1) * tower_flops(qwen.config.vision_config, grid)
         total += 3 * members * head_flops(lens.head.config, lens.width)
     sam = SamCosts.of(lens.sam)
-    return total + sam.images(recipe.batch.units).flops + 3 * sam.masks(recipe.batch.units * members).flops
+    return total + sam.images(recipe.batch.units).flops + 3 * sam.masks([1] * recipe.batch.units * members).flops
 
 
 def measure(size: str, groups: int, tokens: int, steps: int) -> dict[str, object]:

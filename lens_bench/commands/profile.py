@@ -121,8 +121,16 @@ def profile_tables(found: Profile) -> Iterator[RenderableType]:
     if found.server is not None and found.server.trials:
         yield Text()
         yield _trial_table(found)
+    if unknown := _unknown(found):
+        yield Text(f"work not known: {', '.join(unknown)}; so whole calls have no MFU", style="dim")
     for reason in found.reasons:
         yield Text(f"not comparable: {reason}", style="yellow")
+
+
+def _unknown(found: Profile) -> list[str]:
+    """Stages whose work the model says it does not know."""
+    parts = [found.single_stream, *(found.offline.points if found.offline is not None else ())]
+    return list(dict.fromkeys(s.name for part in parts if part is not None for s in part.stages if not s.known))
 
 
 def _facts(found: Profile) -> list[tuple[str, object]]:
@@ -141,7 +149,7 @@ def _facts(found: Profile) -> list[tuple[str, object]]:
 
 def _ceilings(found: Ceilings | None) -> str:
     if found is None:
-        return ""
+        return "not measured: the model does not say what its work is"
     return f"{found.matmul_flops / 1e12:.3g} TFLOP/s ({found.dtype}), {found.copy_bytes / 1e9:.3g} GB/s copied"
 
 
@@ -175,6 +183,7 @@ def _stage_table(stages: tuple[Stage, ...], title: str) -> Table:
     for stage in stages:
         over = stage.roof
         bound = (f"{over.flops / 1e9:.3g}", over.bound, _percent(over.attained), _percent(over.mfu)) if over else ()
+        bound = bound if stage.known else ("not known",)
         values = (f"{stage.mean_ms:.3g}", *(f"{e.value:.3g}" for e in (stage.p50, stage.p90, stage.p99)))
         table.add_row(stage.name, *values, _percent(stage.share), *bound)
     return table

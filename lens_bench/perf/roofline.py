@@ -32,9 +32,9 @@ class Roof:
 
 
 def roof(cost: Cost, seconds: float, ceilings: Ceilings) -> Roof | None:
-    """The roof over a stage that took ``seconds``; None where it took no time or has no work."""
+    """The roof over a stage that took ``seconds``; None where it took no time, has no work, or that is not known."""
     computing, moving = cost.flops / ceilings.matmul_flops, cost.moved / ceilings.copy_bytes
-    if seconds <= 0 or max(computing, moving) <= 0:
+    if not cost.known or seconds <= 0 or max(computing, moving) <= 0:
         return None
     bound: BoundBy = "compute" if computing >= moving else "memory"
     return Roof(cost.flops, cost.moved, bound, max(computing, moving) / seconds, computing / seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lens_bench.perf.ceilings import Ceilings
 from lens_bench.perf.quantiles import Estimate, percentile
@@ -41,7 +41,8 @@ class Stage:
 
     Attributes:
         share: Of the wall clock.
-        roof: Which ceiling bounds it; None where its work or the ceilings are not known.
+        roof: Which ceiling bounds it; None where it has no work that is counted, or that or the ceilings are not known.
+        known: False where the model says that it does not know the work of this stage.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage:
     p99: Estimate
     share: float
     roof: Roof | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +97,25 @@ def stage_table(calls: Sequence[CallTime], ceilings: Ceilings | None) -> Stages:
     rows = []
     for name, values in times.items():
         work = sum((call.costs[name] for call in calls if name in call.costs), Cost())
-        each = Cost(work.flops / expressions, work.moved / expressions)
-        over = None if ceilings is None else roof(each, sum(values) / expressions, ceilings)
-        rows.append(_stage(name, values, wall, over))
+        over = None if ceilings is None else roof(_per(expressions, work), sum(values) / expressions, ceilings)
+        rows.append(replace(_stage(name, values, wall), roof=over, known=work.known))
     return Stages(tuple(rows), rest)
 
 
 def whole_roof(calls: Sequence[CallTime], ceilings: Ceilings | None) -> Roof | None:
-    """The roof over whole calls, from all the work that is known; None where none is."""
+    """The roof over whole calls; None where no work is known, or that of some stage is not."""
     expressions = sum(call.expressions for call in calls)
     work = sum((cost for call in calls for cost in call.costs.values()), Cost())
     if ceilings is None or not expressions or not work.flops:
         return None
-    each = Cost(work.flops / expressions, work.moved / expressions)
-    return roof(each, sum(call.seconds for call in calls) / expressions, ceilings)
+    return roof(_per(expressions, work), sum(call.seconds for call in calls) / expressions, ceilings)
 
 
-def _stage(name: str, seconds: Sequence[float], wall: float, over: Roof | None) -> Stage:
+def _per(expressions: int, work: Cost) -> Cost:
+    return replace(work, flops=work.flops / expressions, moved=work.moved / expressions)
+
+
+def _stage(name: str, seconds: Sequence[float], wall: float) -> Stage:
     found = [1e3 * s for s in seconds]
     p50, p90, p99 = (percentile(found, q) for q in (0.5, 0.9, 0.99))
-    return Stage(name, sum(found) / len(found), p50, p90, p99, sum(seconds) / wall, over)
+    return Stage(name, sum(found) / len(found), p50, p90, p99, sum(seconds) / wall)

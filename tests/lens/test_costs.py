@@ -11,14 +11,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lens_bench.costs.language import Language
+from lens_bench.costs.qwen_tower import tower_flops
+from lens_bench.costs.sam2 import SamCosts, decoder_flops, encoder_flops
+from lens_bench.costs.weights import weight_bytes
 from lens_bench.lens.config import LensConfig, sam_preset
-from lens_bench.lens.costs import Language, lens_costs, seen_grid, tower_flops
+from lens_bench.lens.costs import lens_costs, seen_grid
 from lens_bench.lens.engine import Engine
 from lens_bench.lens.images import Patching, resize_for_language
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.recipe import Recipe
-from lens_bench.lens.sam_costs import SamCosts, decoder_flops, encoder_flops, weight_bytes
 from lens_bench.lens.sizes import lens_2b, lens_3b
 from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
 from lens_bench.perf.clock import StageClock

@@ -12,9 +12,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lens_bench.costs.sam import sam_image_flops
 from lens_bench.errors import UsageError
 from lens_bench.llava_sam.config import GLAMM, LISA
-from lens_bench.llava_sam.costs import sam_image_flops
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.random_weights import named_config, word_tokens
 from lens_bench.llava_sam.tiny import write_tiny

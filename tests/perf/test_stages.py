@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lens_bench.perf.ceilings import Ceilings, measure_ceilings
 from lens_bench.perf.roofline import roof
 from lens_bench.perf.stages import OTHER, CallTime, stage_table, whole_roof
-from lens_bench.records import Cost
+from lens_bench.records import UNKNOWN_COST, Cost
 
 CEILINGS = Ceilings(matmul_flops=1e12, copy_bytes=1e11, dtype="float32")
 
@@ -70,6 +70,15 @@ def test_work_is_that_of_an_expression() -> None:
     whole = whole_roof(found, CEILINGS)
     assert whole is not None and whole.mfu == pytest.approx(0.2)
     assert whole_roof(calls({"a": 1.0}), CEILINGS) is None and whole_roof(found, None) is None
+
+
+def test_where_the_work_of_a_stage_is_not_known_none_is_given_for_the_whole() -> None:
+    found = calls({"a": 1.0, "b": 1.0}, costs={"a": Cost(4e11, 0.0), "b": UNKNOWN_COST})
+    known, unknown = stage_table(found, CEILINGS).stages
+    assert known.known and known.roof is not None
+    assert not unknown.known and unknown.roof is None
+    assert whole_roof(found, CEILINGS) is None
+    assert roof(Cost(1e9, 1e9) + UNKNOWN_COST, 1.0, CEILINGS) is None
 
 
 def test_ceilings_of_this_machine_are_positive_and_named() -> None:

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from torch import nn
-
+from lens_bench.costs.weights import weight_bytes
 from lens_bench.lens.config import whole
 from lens_bench.perf.flops import attention, convolution, linear, mlp, padded
 from lens_bench.records import Cost
 
 if TYPE_CHECKING:
     from lens_bench.lens.sam import SamPart
-
-
-def weight_bytes(*modules: nn.Module) -> float:
-    """Bytes of the parameters of modules, shared ones once."""
-    found = {id(p): p for module in modules for p in module.parameters()}
-    return float(sum(p.numel() * p.element_size() for p in found.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +49,10 @@ class SamCosts:
         """Encoding images, the weights read once."""
         return Cost(count * self.image_flops, self.encoder_bytes) if count else Cost()
 
-    def masks(self, count: int, tokens: int = 1) -> Cost:
-        """Decoding masks with so many sparse prompt tokens each, the weights read once."""
-        return Cost(count * (self.mask_flops + tokens * self.token_flops), self.decoder_bytes) if count else Cost()
+    def masks(self, tokens: Sequence[int]) -> Cost:
+        """Decoding masks with so many sparse prompt tokens, the weights read once."""
+        flops = len(tokens) * self.mask_flops + sum(tokens) * self.token_flops
+        return Cost(flops, self.decoder_bytes) if tokens else Cost()
 
 
 def encoder_flops(config: object) -> float:

@@ -60,7 +60,7 @@ class Request:
     Attributes:
         ids: The prompt, with one placeholder per picture.
         pictures: RGB uint8 [H, W, 3] in the order of the placeholders; one object is handed over once.
-        budget: Most tokens of the answer.
+        budget: Most tokens of the answer; all of them where nothing ends one.
     """
 
     ids: tuple[int, ...]
@@ -112,8 +112,11 @@ class VllmEngine:
 
         Args:
             requests: The rows; each fits into the context.
-            ends: Ids that end an answer.
+            ends: Ids that end an answer; none where every answer is to have its whole budget.
             repetition_penalty: Of tokens that the row holds already.
+
+        Raises:
+            RunError: An answer does not have its whole budget, though nothing ends one.
         """
         from vllm import SamplingParams
 
@@ -122,16 +125,24 @@ class VllmEngine:
                 temperature=0.0,
                 max_tokens=request.budget,
                 stop_token_ids=sorted(ends),
+                ignore_eos=not ends,
                 repetition_penalty=repetition_penalty,
                 detokenize=False,
             )
             for request in requests
         ]
         outputs = self._running().generate(_prompts(requests), settings, use_tqdm=False)
-        return [
+        found = [
             Completion(tuple(int(t) for t in output.outputs[0].token_ids), len(output.prompt_token_ids or ()))
             for output in outputs
         ]
+        for request, answer in zip(requests, found, strict=True):
+            if not ends and len(answer.ids) != request.budget:
+                raise RunError(
+                    f"vLLM wrote {len(answer.ids)} of {request.budget} tokens behind a prompt of {answer.prompt}",
+                    "fewer --new-tokens or a smaller --image-size",
+                )
+        return found
 
     def sample(
         self, requests: Sequence[Request], ends: frozenset[int], temperature: float, seeds: Sequence[int]
@@ -171,13 +182,17 @@ class VllmEngine:
             raise RunError(f"weights of a vLLM that is divided over {self._devices} devices are not replaced")
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         llm.apply_model(_repack_tied)
-        # Keys and values, pictures and visual tokens as the old weights saw them.
-        llm.reset_prefix_cache()
-        llm.reset_mm_cache()
-        llm.llm_engine.reset_encoder_cache()
+        self.forget()
         wrong = llm.apply_model(lambda model: _differing(model, weights))[0]
         if wrong:
             raise RunError(f"vLLM did not take over {len(wrong)} of {len(weights)} weights, e.g. {wrong[0]}")
+
+    def forget(self) -> None:
+        """Drop keys and values, pictures and visual tokens of what was asked before."""
+        llm = self._running()
+        llm.reset_prefix_cache()
+        llm.reset_mm_cache()
+        llm.llm_engine.reset_encoder_cache()
 
     def close(self) -> None:
         """Stop vLLM."""

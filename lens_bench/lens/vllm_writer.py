@@ -29,7 +29,7 @@ class VllmWriter:
         model: Its language model and vision tower are exported; it stays in use for the mask pass.
         tokenizer: Goes into the export.
         before: Prompt ids in front of the image.
-        ends: Ids that end an answer.
+        ends: Ids that end an answer; none where every answer is to have its whole budget.
         devices: Over how many devices vLLM divides every layer.
 
     Raises:
@@ -74,6 +74,10 @@ class VllmWriter:
     def preparation(self) -> float:
         """VLLM prepares its steps when it starts."""
         return 0.0
+
+    def forget(self) -> None:
+        """Drop what vLLM keeps of what was asked."""
+        self._engine.forget()
 
     def close(self) -> None:
         """Stop vLLM and remove the export."""

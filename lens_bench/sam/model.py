@@ -61,6 +61,7 @@ class SamModel(nn.Module):
 
     def __init__(self, size: SamSize) -> None:
         super().__init__()
+        self.size = size
         grid = SIDE // PATCH
         self.image_encoder = ImageEncoderViT(
             depth=size.depth,

@@ -10,23 +10,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lens_bench import masks
+from lens_bench.costs.sam2 import SamCosts
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.batching import Budget
 from lens_bench.lens.checkpoint import sam_checkpoint
 from lens_bench.lens.config import sam_preset
 from lens_bench.lens.hf import Sam2Config
+from lens_bench.lens.host import Host
 from lens_bench.lens.images import sam_square
 from lens_bench.lens.layouts import make_plan, own_shapes
 from lens_bench.lens.sam import SamFeatures, SamPart, upsample
 from lens_bench.lens.sources import Shape, digest_files, folder_shards
-from lens_bench.records import Pixels, Rle, Size
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import Cost, Pixels, Rle, Size
 from lens_bench.sam2.prompts import SamMask, SamPrompt
 
 
@@ -51,6 +54,8 @@ class Sam2:
     def __init__(self, part: SamPart, device: str = "cpu", dtype: torch.dtype = torch.float32, kernel: str = "pillow"):
         self.part = part.to(device=device, dtype=dtype).eval()
         self._device, self._dtype, self._kernel = torch.device(device), dtype, kernel
+        self._host = Host(self._device)
+        self._positions: Tensor | None = None
         cuda = self._device.type == "cuda"
         self._images = Budget(16 if cuda else 1, "SAM 2 features")
         self._prompts = Budget(64 if cuda else 4, "SAM 2 masks")
@@ -92,12 +97,15 @@ class Sam2:
         return sum(p.numel() for p in self.part.sam2.parameters())
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Pixels]) -> list[Encoded]:
-        """Features of RGB images uint8 [H, W, 3], each computed once."""
+    def encode(self, images: Sequence[Pixels], clock: StageClock | None = None) -> list[Encoded]:
+        """Features of RGB images uint8 [H, W, 3], each computed once; see ``Painter.encode``."""
+        clock = clock or StageClock(str(self._device))
 
         def work(batch: Sequence[Pixels]) -> list[Encoded]:
-            squares = torch.stack([sam_square(p, self.part.image_size, self._kernel) for p in batch])
-            features = self.part.features(squares.to(self._device, self._dtype))
+            with clock.stage("resize"):
+                squares = torch.stack([sam_square(p, self.part.image_size, self._kernel) for p in batch])
+            with clock.stage("SAM features"):
+                features = self.part.features(squares.to(self._device, self._dtype))
             return [Encoded(features.row(n), (int(p.shape[0]), int(p.shape[1]))) for n, p in enumerate(batch)]
 
         return self._images.run(images, work)
@@ -112,21 +120,29 @@ class Sam2:
                 advises for points); else the single mask, which Meta advises for boxes.
         """
 
-        def work(batch: Sequence[tuple[Encoded, SamPrompt]]) -> list[SamMask]:
+        def work(batch: Sequence[tuple[Encoded, SamPrompt]]) -> list[tuple[Future[Rle], Tensor]]:
             logits, scores = self._decode(batch, best_of_three)
-            return [
-                SamMask(self._binary(low, encoded.original), float(score))
-                for low, score, (encoded, _) in zip(logits, scores, batch, strict=True)
-            ]
+            sizes = [encoded.original for encoded, _ in batch]
+            found = [self._host.encode(upsample(low, size) > 0) for low, size in zip(logits, sizes, strict=True)]
+            return list(zip(found, scores, strict=True))
 
         # Only prompts of one kind share a batch: padding would be a token that the others can see.
         kinds: dict[tuple[bool, int], list[int]] = {}
         for place, (_, prompt) in enumerate(prompts):
             kinds.setdefault((prompt.box is not None, len(prompt.points)), []).append(place)
-        found: dict[int, SamMask] = {}
+        found: dict[int, tuple[Future[Rle], Tensor]] = {}
         for places in kinds.values():
             found.update(zip(places, self._prompts.run([prompts[p] for p in places], work), strict=True))
-        return [found[place] for place in range(len(prompts))]
+        # Waited for when the last batch is under way: encoding goes on beside decoding.
+        return [SamMask(found[place][0].result(), float(found[place][1])) for place in range(len(prompts))]
+
+    def image_cost(self, count: int) -> Cost:
+        """Work of encoding so many images."""
+        return SamCosts.of(self.part).images(count)
+
+    def mask_cost(self, prompts: Sequence[SamPrompt]) -> Cost:
+        """Work of answering prompts. A box is two corners and a point that is none, as points without a box have."""
+        return SamCosts.of(self.part).masks([len(p.points) + (3 if p.box is not None else 1) for p in prompts])
 
     # ------------------------------------------------------------------------------------------ decoding
 
@@ -136,7 +152,9 @@ class Sam2:
         features = SamFeatures.stack([encoded.features for encoded, _ in batch])
         tokens = self._tokens(batch)
         dense = model.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(features.image)
-        positions = model.get_image_wide_positional_embeddings().to(features.image.dtype)
+        if self._positions is None:
+            self._positions = model.get_image_wide_positional_embeddings().to(features.image.dtype)
+        positions = self._positions
         logits, scores = model.mask_decoder(
             image_embeddings=features.image,
             image_positional_embeddings=positions.expand(len(batch), -1, -1, -1),
@@ -163,9 +181,6 @@ class Sam2:
             boxes = (corners * scales.repeat(1, 2)).unsqueeze(1).to(self._device, dtype)
         tokens: Tensor = self.part.sam2.prompt_encoder(points, labels, boxes, None)[0]
         return tokens
-
-    def _binary(self, logits: Tensor, size: Size) -> Rle:
-        return masks.encode((upsample(logits, size) > 0).cpu().numpy())
 
 
 def digest(path: Path) -> str:

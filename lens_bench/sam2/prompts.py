@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lens_bench.records import Box, Pixels, Rle
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import Box, Cost, Pixels, Rle
 
 Image = TypeVar("Image")
 
@@ -44,10 +45,18 @@ class Painter(Protocol[Image]):
         """Number of parameters."""
         ...
 
-    def encode(self, images: Sequence[Pixels]) -> list[Image]:
-        """Features of RGB images uint8 [H, W, 3], each computed once."""
+    def encode(self, images: Sequence[Pixels], clock: StageClock | None = None) -> list[Image]:
+        """Features of RGB images uint8 [H, W, 3], each computed once, in stages ``resize`` and ``SAM features``."""
         ...
 
     def masks(self, prompts: Sequence[tuple[Image, SamPrompt]], best_of_three: bool = True) -> list[SamMask]:
         """One mask per prompt: the best of three by predicted IoU, or the single mask."""
+        ...
+
+    def image_cost(self, count: int) -> Cost:
+        """Work of encoding so many images."""
+        ...
+
+    def mask_cost(self, prompts: Sequence[SamPrompt]) -> Cost:
+        """Work of answering prompts."""
         ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
-from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction
+from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction
 from lens_bench.sam2.prompts import Painter
 from lens_bench.vlm.chat import Talker
 from lens_bench.vlm.endpoint import Endpoint, EndpointSettings, read_base_url, read_key
@@ -117,7 +117,8 @@ class VlmAdapter(ABC):
         from lens_bench.vlm.local import LocalSettings
         from lens_bench.vlm.random_weights import random_sam, random_vlm
 
-        _needs_hf(self.options, "needs weights")
+        if self.options.engine in (ENDPOINT, VLLM):
+            raise UsageError(f"the engine {self.options.engine} needs weights", "--engine hf")
         given = self.args.text("checkpoint")
         settings = LocalSettings(
             self._forced or self.args.whole("max_new_tokens"), self.args.whole("rows"), None, bool(self._forced)
@@ -137,11 +138,15 @@ class VlmAdapter(ABC):
     def force_length(self, tokens: int) -> None:
         """Write exactly so many tokens, and paint one mask whatever they say. Called before loading.
 
-        Raises:
-            UsageError: The engine cannot be forced.
+        Whether an endpoint can do that is seen while loading.
         """
-        _needs_hf(self.options, "ends answers by itself")
         self._forced = tokens
+
+    def costs(self, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Mapping[str, Cost]:
+        """Work of an answered call by stage; what an endpoint does is not known."""
+        if self._segmenter is None:
+            raise CheckpointError("costs was called before load")
+        return self._segmenter.costs()
 
     def _start(self, found: LoadedTalker, sam: Painter[SamImage] | Painter[Sam2Image]) -> LoadReport:
         manner, sizing, three = self.manner(), sizing_of(self.args), self.args.flag("best_of_three")
@@ -180,17 +185,12 @@ class LoadedTalker:
     notes: tuple[str, ...]
 
 
-def _needs_hf(options: ModelOptions, why: str) -> None:
-    if options.engine in (ENDPOINT, VLLM):
-        raise UsageError(f"the engine {options.engine} {why}", "--engine hf")
-
-
 def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalker:
     """The language model: behind an endpoint or in vLLM where the engine says so, else on transformers.
 
     Args:
         options: Of the card.
-        forced: Length of every answer; None lets the model end it. Only on transformers.
+        forced: Length of every answer; None lets the model end it.
 
     Raises:
         CheckpointError: A file or tensor is missing, broken or does not fit.
@@ -203,8 +203,9 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
     if options.engine == ENDPOINT:
         if (count := device_count(args)) != 1:
             raise UsageError(f"devices={count} is for engines hf and vllm", "an endpoint has its own devices")
-        endpoint = endpoint_of(options)
-        return LoadedTalker(endpoint, 0, (*endpoint.check(), "weights behind an endpoint are known by their name only"))
+        endpoint = endpoint_of(options, forced)
+        unknown = "of a model behind an endpoint only the name is known, neither weights nor work"
+        return LoadedTalker(endpoint, 0, (*endpoint.check(), unknown))
     from lens_bench.lens.spread import devices_of
 
     devices = devices_of(options.device, device_count(args))
@@ -215,7 +216,7 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
         folder = language_path(options)
         share, context = args.real("vllm_share"), context_of(folder)
         settings = VllmSettings(options.device, options.dtype, context, share=share, devices=len(devices))
-        running = VllmVlm(folder, settings, args.whole("max_new_tokens"))
+        running = VllmVlm(folder, settings, forced or args.whole("max_new_tokens"), bool(forced))
         return LoadedTalker(running, running.parameters, running.notes)
     from lens_bench.lens.quantise import bits_of
     from lens_bench.vlm.local import LocalSettings, LocalVlm
@@ -267,8 +268,12 @@ def sizing_of(args: Arguments) -> Sizing:
     )
 
 
-def endpoint_of(options: ModelOptions) -> Endpoint:
+def endpoint_of(options: ModelOptions, forced: int | None = None) -> Endpoint:
     """The arguments ``base_url``, ``model``, ``key_variable`` and those of ``EndpointSettings``.
+
+    Args:
+        options: Of the card.
+        forced: Length of every answer; None lets the model end it.
 
     Raises:
         UsageError: One does not fit; the key itself is never shown.
@@ -280,7 +285,8 @@ def endpoint_of(options: ModelOptions) -> Endpoint:
     settings = EndpointSettings(
         base_url=read_base_url(args.text("base_url")),
         model=args.text("model"),
-        max_tokens=args.whole("max_new_tokens"),
+        max_tokens=forced or args.whole("max_new_tokens"),
+        forced=bool(forced),
         token_field=cast("Literal['max_tokens', 'max_completion_tokens']", args.text("token_field")),
         temperature=temperature if temperature >= 0 else None,
         seed=options.seed if args.flag("send_seed") else None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from lens_bench.records import Pixels, Tokens
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import Cost, Pixels, Tokens
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -65,8 +66,17 @@ class Reply:
 class Talker(Protocol):
     """A model that continues conversations."""
 
-    def ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
-        """One reply per conversation, in order. A conversation that fails has a reply with ``error``."""
+    def ask(self, conversations: Sequence[Conversation], clock: StageClock | None = None) -> list[Reply]:
+        """One reply per conversation, in order. A conversation that fails has a reply with ``error``.
+
+        Args:
+            conversations: What is said.
+            clock: Takes the stages; one that cannot be looked into is the stage ``answer``.
+        """
+        ...
+
+    def costs(self, conversations: Sequence[Conversation], replies: Sequence[Reply]) -> Mapping[str, Cost]:
+        """Work of what was answered, by the stages of ``ask``."""
         ...
 
     def close(self) -> None:

@@ -22,7 +22,8 @@ from typing import Literal
 from PIL import Image
 
 from lens_bench.errors import RunError, UsageError
-from lens_bench.records import Tokens
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import UNKNOWN_COST, Cost, Tokens
 from lens_bench.registry import suggest
 from lens_bench.vlm.chat import Conversation, Picture, Reply, Turn
 from lens_bench.vlm.transport import Address, TransportError, exchange, parse_address
@@ -31,6 +32,7 @@ from lens_bench.vlm.transport import Address, TransportError, exchange, parse_ad
 _MAY_PASS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _SHOWN = 200  # characters of a body in a message
 _SECRET = 8  # length from which a key is one
+_PROBE = "Say yes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class EndpointSettings:
         backoff: Seconds before the first repetition; doubles with each, up to ``longest_pause``.
         concurrency: Requests under way at once.
         picture: Format in which images are sent.
+        forced: Every answer has exactly ``max_tokens``, which the server has to be able to do (vLLM's fields
+            ``min_tokens`` and ``ignore_eos``). An answer of another length is an error.
         extra: More fields of the request.
     """
 
@@ -64,6 +68,7 @@ class EndpointSettings:
     longest_pause: float = 30.0
     concurrency: int = 8
     picture: Literal["png", "jpeg"] = "png"
+    forced: bool = False
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -124,8 +129,14 @@ class Endpoint:
 
         Raises:
             RunError: There is no server.
-            UsageError: It refuses the key, or does not serve the model.
+            UsageError: It refuses the key, does not serve the model, or cannot write answers of a forced length.
         """
+        notes = self._listed()
+        if self.settings.forced:
+            self._try_forced()
+        return notes
+
+    def _listed(self) -> tuple[str, ...]:
         try:
             answer = exchange(self._address, "GET", "/models", self._headers(), None, self.settings.timeout)
         except TransportError as error:
@@ -143,10 +154,31 @@ class Endpoint:
             raise UsageError(f"{self._address.name} does not serve {self.settings.model!r}", self._redact(hint))
         return ()
 
-    def ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
-        """One reply per conversation, in order; errors are in the replies."""
+    def _try_forced(self) -> None:
+        """Whether the server writes answers of a forced length is seen by asking it for one.
+
+        A server that does not know the fields refuses them, or ends its answer as soon as it has said the word.
+        """
+        body = self._body((Turn("user", (_PROBE,)),), {})
+        reply = self._answer(body)
+        if reply.error is not None:
+            raise UsageError(
+                f"answers cannot be forced to a length: {reply.error}",
+                "vLLM's server can (min_tokens and ignore_eos); else leave out --new-tokens",
+            )
+
+    def costs(self, conversations: Sequence[Conversation], replies: Sequence[Reply]) -> Mapping[str, Cost]:
+        """What a server does is not known."""
+        return {"answer": UNKNOWN_COST}
+
+    def ask(self, conversations: Sequence[Conversation], clock: StageClock | None = None) -> list[Reply]:
+        """One reply per conversation, in order; errors are in the replies. The clock takes the stage ``answer``."""
         if not conversations:
             return []
+        with (clock or StageClock("cpu")).stage("answer"):
+            return self._ask(conversations)
+
+    def _ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
         pictures = {p: self._data_url(p) for c in conversations for t in c for p in t.parts if isinstance(p, Picture)}
         pool = ThreadPoolExecutor(min(self.settings.concurrency, len(conversations)), "endpoint")
         try:
@@ -184,6 +216,7 @@ class Endpoint:
         return min(self.settings.longest_pause, max(self.settings.backoff * 2.0**attempt, asked or 0.0))
 
     def _try(self, body: bytes) -> Reply | _Trouble:
+        said = self.settings
         try:
             answer = exchange(self._address, "POST", "/chat/completions", self._headers(), body, self.settings.timeout)
         except TransportError as error:
@@ -194,6 +227,9 @@ class Endpoint:
         reply = read_completion(answer.body)
         if reply is None:
             return _Trouble(f"the answer is not a chat completion: {self._shown(answer.body)}", passing=True)
+        if said.forced and (reply.tokens is None or reply.tokens.completion != said.max_tokens):
+            wrote = "an unknown number of" if reply.tokens is None else reply.tokens.completion
+            return _Trouble(f"the answer has {wrote} tokens, {said.max_tokens} were forced", passing=False)
         return Reply(self._redact(reply.text), reply.tokens, reply.cut)
 
     def _headers(self) -> dict[str, str]:
@@ -222,6 +258,8 @@ class Endpoint:
             request["temperature"] = said.temperature
         if said.seed is not None:
             request["seed"] = said.seed
+        if said.forced:
+            request |= {"min_tokens": said.max_tokens, "ignore_eos": True}
         return json.dumps({**request, **said.extra}).encode()
 
     def _data_url(self, picture: Picture) -> str:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import cast
 
 import torch
@@ -24,8 +27,11 @@ from lens_bench.lens.batching import Budget, row_budget
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.lens.spread import check_whole, scatter
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import UNKNOWN_COST, Cost
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
+from lens_bench.vlm.costs import VlmCosts
 from lens_bench.vlm.prompting import (
     check_folder,
     end_ids,
@@ -59,7 +65,7 @@ class LocalSettings:
         max_new_tokens: Most tokens of an answer.
         rows: Conversations answered together; 0 for what fits.
         bits: Quantises the language model's blocks.
-        forced: Every answer has exactly ``max_new_tokens``: what would end it is not written before.
+        forced: Every answer has exactly ``max_new_tokens``: nothing ends it before.
     """
 
     max_new_tokens: int = 1024
@@ -96,6 +102,9 @@ class LocalVlm:
         self.sharing = Sharing(model, processor) if can_share(model, processor) else None
         self._rows = Budget(settings.rows or row_budget(model.device, _row_bytes(model), cap=128), "conversations")
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
+        self._costs = VlmCosts.of(model, processor)
+        if settings.forced:  # here, because ``generate`` fills in from here what is None
+            model.generation_config.eos_token_id = None
 
     @staticmethod
     def load(folder: Path, device: str | Sequence[str], dtype: torch.dtype, settings: LocalSettings) -> LocalVlm:
@@ -144,6 +153,8 @@ class LocalVlm:
         notes += self._placed
         if self._settings.bits:
             notes.append(f"the language model's blocks are held in {self._settings.bits}")
+        if self._costs is None or self.sharing is None:
+            notes.append("the work of a language model of this family is not known: no share of the ceilings")
         if self.sharing is None:
             notes.append("the vision tower runs once per expression, not once per image")
         return tuple(notes)
@@ -152,8 +163,13 @@ class LocalVlm:
         """Nothing is held beside the model."""
 
     @torch.inference_mode()
-    def ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
+    def ask(self, conversations: Sequence[Conversation], clock: StageClock | None = None) -> list[Reply]:
         """One reply per conversation, in order.
+
+        Args:
+            conversations: What is said.
+            clock: Takes the stages ``prompt``, ``resize``, ``vision tower``, ``prefill`` and ``decode``; where
+                the vision tower runs within the language model's first pass, all that is ``prefill``.
 
         Raises:
             OutOfMemoryError: A single conversation does not fit.
@@ -162,24 +178,36 @@ class LocalVlm:
         bare = [place for place, c in enumerate(conversations) if not pictures_of(c)]
         shown = [place for place, c in enumerate(conversations) if pictures_of(c)]
         found: dict[int, Reply] = {}
+        work = partial(self._ask, clock=clock or StageClock(str(self._model.device)))
         for places in (shown, bare):
-            found.update(zip(places, self._rows.run([conversations[p] for p in places], self._ask), strict=True))
+            found.update(zip(places, self._rows.run([conversations[p] for p in places], work), strict=True))
         return [found[place] for place in range(len(conversations))]
+
+    def costs(self, conversations: Sequence[Conversation], replies: Sequence[Reply]) -> Mapping[str, Cost]:
+        """Work by stage; not known for other families than Qwen's."""
+        if self._costs is None or self.sharing is None:
+            return {"prefill": UNKNOWN_COST, "decode": UNKNOWN_COST}
+        return self._costs.stages(conversations, replies)
 
     # ------------------------------------------------------------------------------------------ one batch
 
-    def _ask(self, conversations: Sequence[Conversation]) -> list[Reply]:
-        texts = [prompt_text(self._processor, conversation) for conversation in conversations]
+    def _ask(self, conversations: Sequence[Conversation], clock: StageClock) -> list[Reply]:
         pictures = [pictures_of(conversation) for conversation in conversations]
         share = self.sharing if all(pictures) else None
-        inputs = self._plain(texts, pictures) if share is None else share.inputs(texts, pictures)
+        with clock.stage("prompt"):
+            texts = [prompt_text(self._processor, conversation) for conversation in conversations]
+            inputs = self._plain(texts, pictures) if share is None else {}
+        if share is not None:
+            inputs = share.inputs(texts, pictures, clock)
         inputs = {name: _to(value, self._model) for name, value in inputs.items()}
         mask = cast("Tensor", inputs["attention_mask"])
         width = mask.shape[1]
         config = self._greedy()
-        processors = LogitsProcessorList([_RepetitionPenalty(self._penalty, mask)] if self._penalty != 1.0 else [])
+        penalty = [_RepetitionPenalty(self._penalty, mask)] if self._penalty != 1.0 else []
         generate = cast("Callable[..., Tensor]", self._model.generate)
-        out = generate(**inputs, generation_config=config, logits_processor=processors)
+        with _Passes(clock) as passes:
+            processors = LogitsProcessorList([passes, *penalty])
+            out = generate(**inputs, generation_config=config, logits_processor=processors)
         ends = end_ids(config.eos_token_id)
         answers = zip(out[:, width:].tolist(), mask.sum(dim=1).tolist(), strict=True)
         return [reply_of(self._tokenizer, row, int(own), ends) for row, own in answers]
@@ -191,7 +219,6 @@ class LocalVlm:
         config.do_sample, config.repetition_penalty = False, 1.0
         config.temperature, config.top_p, config.top_k = 1.0, 1.0, 50
         config.max_new_tokens, config.max_length = self._settings.max_new_tokens, None
-        config.min_new_tokens = self._settings.max_new_tokens if self._settings.forced else None
         return config
 
     def _plain(self, texts: list[str], pictures: list[list[Picture]]) -> dict[str, object]:
@@ -199,6 +226,32 @@ class LocalVlm:
         images = [[Image.fromarray(p.pixels) for p in row] for row in pictures]
         given = {"images": images} if any(images) else {}
         return dict(self._processor(text=texts, padding=True, return_tensors="pt", **given))
+
+
+class _Passes(LogitsProcessor):
+    """Measures reading prompts and writing answers apart: scores come for the first time when all is read."""
+
+    def __init__(self, clock: StageClock) -> None:
+        self._clock = clock
+        self._stage = ExitStack()
+        self._read = False
+
+    def __enter__(self) -> _Passes:
+        self._stage.enter_context(self._clock.stage("prefill"))
+        return self
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Called behind every pass; the scores stay as they are."""
+        if not self._read:
+            self._read = True
+            self._stage.close()
+            self._stage.enter_context(self._clock.stage("decode"))
+        return scores
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stage.close()
 
 
 class _RepetitionPenalty(LogitsProcessor):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lens_bench import masks
+from lens_bench.costs.sam import sam_image_flops, sam_mask_flops
+from lens_bench.costs.weights import weight_bytes
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.batching import Budget
+from lens_bench.lens.host import Host
 from lens_bench.lens.layouts import OWN, make_plan, own_shapes
 from lens_bench.lens.sources import Shape, pickle_source
-from lens_bench.records import Box, Pixels
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import Box, Cost, Pixels, Rle
 from lens_bench.sam.images import SamImage, prepare
 from lens_bench.sam.model import PATCH, SIDE, SamModel, SamSize, upsample
 from lens_bench.sam2.prompts import SamMask, SamPrompt
@@ -46,6 +50,7 @@ class Sam1:
     def __init__(self, model: SamModel, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.model = model.to(device=device, dtype=dtype).eval()
         self._device = torch.device(device)
+        self._host = Host(self._device)
         cuda = self._device.type == "cuda"
         self._images = Budget(8 if cuda else 1, "SAM features")
         self._boxes = Budget(64 if cuda else 4, "SAM masks")
@@ -71,12 +76,15 @@ class Sam1:
         return sum(p.numel() for p in self.model.parameters())
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Pixels]) -> list[Encoded]:
-        """Features of RGB images uint8 [H, W, 3], each computed once."""
+    def encode(self, images: Sequence[Pixels], clock: StageClock | None = None) -> list[Encoded]:
+        """Features of RGB images uint8 [H, W, 3], each computed once; see ``Painter.encode``."""
+        clock = clock or StageClock(str(self._device))
 
         def work(batch: Sequence[Pixels]) -> list[Encoded]:
-            prepared = [prepare(pixels, SIDE) for pixels in batch]
-            features = self.model.features(torch.stack([p.pixels for p in prepared]).to(self._device))
+            with clock.stage("resize"):
+                prepared = [prepare(pixels, SIDE) for pixels in batch]
+            with clock.stage("SAM features"):
+                features = self.model.features(torch.stack([p.pixels for p in prepared]).to(self._device))
             return [Encoded(features[n : n + 1], image) for n, image in enumerate(prepared)]
 
         return self._images.run(images, work)
@@ -93,15 +101,25 @@ class Sam1:
             if prompt.box is None or prompt.points:
                 raise UsageError("SAM is prompted with boxes alone here", "points need SAM 2")
             by_image.setdefault(id(encoded), []).append(place)
-        found: dict[int, SamMask] = {}
+        found: dict[int, tuple[Future[Rle], float]] = {}
         for places in by_image.values():
             encoded = prompts[places[0]][0]
             boxes = [box for place in places if (box := prompts[place][1].box) is not None]
             work = partial(self._decode, encoded, best_of_three)
             found.update(zip(places, self._boxes.run(boxes, work), strict=True))
-        return [found[place] for place in range(len(prompts))]
+        return [SamMask(found[place][0].result(), found[place][1]) for place in range(len(prompts))]
 
-    def _decode(self, encoded: Encoded, best_of_three: bool, boxes: Sequence[Box]) -> list[SamMask]:
+    def image_cost(self, count: int) -> Cost:
+        """Work of encoding so many images, the weights read once."""
+        flops = count * sam_image_flops(self.model.size)
+        return Cost(flops, weight_bytes(self.model.image_encoder)) if count else Cost()
+
+    def mask_cost(self, prompts: Sequence[SamPrompt]) -> Cost:
+        """Work of answering boxes, of two tokens each."""
+        flops = len(prompts) * sam_mask_flops(2)
+        return Cost(flops, weight_bytes(self.model.mask_decoder)) if prompts else Cost()
+
+    def _decode(self, encoded: Encoded, best_of_three: bool, boxes: Sequence[Box]) -> list[tuple[Future[Rle], float]]:
         model = self.model
         tokens = model.box_prompts(list(boxes), encoded.image).to(encoded.features)
         no_mask: Tensor = model.prompt_encoder.no_mask_embed.weight
@@ -114,9 +132,9 @@ class Sam1:
         )
         best = scores.argmax(dim=1)
         rows = torch.arange(len(boxes), device=best.device)
-        binary = (upsample(logits[rows, best], encoded.image) > 0).cpu().numpy()
+        binary = upsample(logits[rows, best], encoded.image) > 0
         quality = scores[rows, best].float().tolist()
-        return [SamMask(masks.encode(mask), score) for mask, score in zip(binary, quality, strict=True)]
+        return [(self._host.encode(mask), score) for mask, score in zip(binary, quality, strict=True)]
 
 
 def _size(shapes: Mapping[str, Shape], path: Path) -> SamSize:

@@ -7,13 +7,13 @@ asked is ``error``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lens_bench import masks
 from lens_bench.perf.clock import StageClock
-from lens_bench.records import Box, ImageTask, Prediction, Query, Size
+from lens_bench.records import Box, Cost, ImageTask, Prediction, Query, Size
 from lens_bench.sam2.prompts import Painter, SamMask, SamPrompt
 from lens_bench.vlm.chat import Conversation, Picture, Reply, Talker
 from lens_bench.vlm.sizing import Sizing
@@ -72,6 +72,7 @@ class VlmSegmenter(Generic[Image]):
         self.best_of_three = best_of_three
         self._device = device
         self._clock = StageClock(device)
+        self._last: tuple[Sequence[Conversation], Sequence[_Asked]] = (), ()
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """One prediction per query, tasks and queries in order."""
@@ -79,15 +80,26 @@ class VlmSegmenter(Generic[Image]):
         with self._clock.stage("resize"):
             pictures = [Picture(self.sizing.apply(task.rgb)) for task in tasks]
         pairs = [(number, query) for number, task in enumerate(tasks) for query in task.queries]
-        with self._clock.stage("answer"):
-            replies = self.talker.ask([self.manner.conversation(query, pictures[n]) for n, query in pairs])
+        conversations = [self.manner.conversation(query, pictures[n]) for n, query in pairs]
+        replies = self.talker.ask(conversations, self._clock)
         asked = [
             _Asked(n, query, self._read(reply, pictures[n].size, tasks[n].size), reply)
             for (n, query), reply in zip(pairs, replies, strict=True)
         ]
+        self._last = conversations, asked
         painted = self._paint(tasks, asked)
         share = {stage: 1000 * seconds / max(1, len(asked)) for stage, seconds in self._clock.seconds().items()}
         return [_prediction(a, p, tasks[a.image].size, share) for a, p in zip(asked, painted, strict=True)]
+
+    def costs(self) -> Mapping[str, Cost]:
+        """Work of the last call by stage."""
+        conversations, asked = self._last
+        images = {a.image for a in asked if a.prompts}
+        return {
+            **self.talker.costs(conversations, [a.reply for a in asked]),
+            "SAM features": self.sam.image_cost(len(images)),
+            "masks": self.sam.mask_cost([prompt for a in asked for prompt in a.prompts]),
+        }
 
     def close(self) -> None:
         """Free the model."""
@@ -99,8 +111,7 @@ class VlmSegmenter(Generic[Image]):
     def _paint(self, tasks: Sequence[ImageTask], asked: Sequence[_Asked]) -> list[list[SamMask]]:
         """Masks of every answer, one per prompt."""
         needed = sorted({a.image for a in asked if a.prompts})
-        with self._clock.stage("SAM features"):
-            encoded = dict(zip(needed, self.sam.encode([tasks[n].rgb for n in needed]), strict=True))
+        encoded = dict(zip(needed, self.sam.encode([tasks[n].rgb for n in needed], self._clock), strict=True))
         with self._clock.stage("masks"):
             wanted = [(encoded[a.image], prompt) for a in asked for prompt in a.prompts]
             found = iter(self.sam.masks(wanted, self.best_of_three))

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lens_bench.errors import CheckpointError
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import Size
 from lens_bench.vlm.chat import Picture
 
@@ -79,12 +80,16 @@ class Sharing:
         self._marker_id = int(self._tokenizer.convert_tokens_to_ids(self._marker))
         self._padding = int(self._tokenizer.pad_token_id)
 
-    def inputs(self, texts: Sequence[str], pictures: Sequence[Sequence[Picture]]) -> dict[str, object]:
+    def inputs(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[Picture]], clock: StageClock
+    ) -> dict[str, object]:
         """Inputs of a batch, padded on the left.
 
         Args:
             texts: Prompts with one placeholder per picture.
             pictures: Those of each prompt, at least one.
+            clock: Takes the stages ``resize`` (cutting pictures up), ``vision tower``, ``prompt``, and ``prefill``
+                where beginnings are read.
 
         Raises:
             CheckpointError: The checkpoint's processor would size a picture again.
@@ -92,14 +97,17 @@ class Sharing:
         unique = list(dict.fromkeys(picture for row in pictures for picture in row))
         place = {picture: number for number, picture in enumerate(unique)}
         order = [[place[picture] for picture in row] for row in pictures]
-        shown = self._images(images=[Image.fromarray(p.pixels) for p in unique], return_tensors="pt")
+        with clock.stage("resize"):
+            shown = self._images(images=[Image.fromarray(p.pixels) for p in unique], return_tensors="pt")
         grids: Tensor = shown["image_grid_thw"]
         for picture, grid in zip(unique, grids.tolist(), strict=True):
             check_size(picture.size, grid, int(self._images.patch_size))
-        rows = [self._ids(text, [grids[n] for n in numbers]) for text, numbers in zip(texts, order, strict=True)]
+        with clock.stage("prompt"):
+            rows = [self._ids(text, [grids[n] for n in numbers]) for text, numbers in zip(texts, order, strict=True)]
         encode = cast("Callable[..., object]", self._model.get_image_features)
-        pixels = shown["pixel_values"].to(self._model.device, self._model.dtype)
-        tower = encode(pixels, grids.to(self._model.device), return_dict=True)
+        with clock.stage("vision tower"):
+            pixels = shown["pixel_values"].to(self._model.device, self._model.dtype)
+            tower = encode(pixels, grids.to(self._model.device), return_dict=True)
         heads = [row[: _last(row, self._marker_id) + 1] for row in rows]
         keys = [(tuple(head), tuple(numbers)) for head, numbers in zip(heads, order, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -108,7 +116,8 @@ class Sharing:
             return self._with_pictures(rows, order, grids, tower)
         read = self._with_pictures([heads[row] for row in chosen], [order[row] for row in chosen], grids, tower)
         index = [chosen.index(first[key]) for key in keys]
-        return self._continued(read, index, [row[len(head) :] for row, head in zip(rows, heads, strict=True)])
+        with clock.stage("prefill"):
+            return self._continued(read, index, [row[len(head) :] for row, head in zip(rows, heads, strict=True)])
 
     # ------------------------------------------------------------------------------------------ parts
 
@@ -135,11 +144,12 @@ class Sharing:
     def _continued(self, read: dict[str, object], index: Sequence[int], tails: Sequence[Ids]) -> dict[str, object]:
         """Rows behind beginnings that are read once: the row ``n`` begins with number ``index[n]``."""
         rows = torch.tensor(index, device=self._model.device)
-        run = cast("Callable[..., object]", self._model)
-        cache = getattr(run(**read, use_cache=True, logits_to_keep=1), "past_key_values")  # noqa: B009
+        # Below the output layer: nobody asks what comes behind a picture.
+        inner = self._model.model
+        run = cast("Callable[..., object]", inner)
+        cache = getattr(run(**read, use_cache=True), "past_key_values")  # noqa: B009
         cache.reorder_cache(rows)
         # How far positions run behind the number of tokens, since a picture takes fewer positions than tokens.
-        inner = self._model.model
         inner.rope_deltas = cast("Tensor", inner.rope_deltas)[rows]
         ids, mask = self._padded(tails)
         heads, real = cast("Tensor", read["input_ids"]), cast("Tensor", read["attention_mask"])

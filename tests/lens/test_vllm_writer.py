@@ -68,6 +68,30 @@ def test_same_text_and_masks_as_ours(pair: tuple[Engine, Engine], images: list[P
 
 @pytest.mark.vllm
 @needs_vllm
+def test_forced_answers_are_those_of_ours(tmp_path: Path, images: list[Pixels]) -> None:
+    """Every answer has the forced length, whatever ends were written; the work of vLLM is part of the whole."""
+    save(tiny_model(seed=3), tmp_path, byte_tokenizer(), Story("tiny"))
+    size = (images[0].shape[0], images[0].shape[1])
+    task = ImageTask("a", size, (Query("s", "left"), Query("t", "the other one")), images[0])
+    texts, work = [], []
+    for engine in ("hf", "vllm"):
+        segmenter = LensSegmenter(ModelOptions("tiny", str(tmp_path), {}, engine=engine))
+        segmenter.force_length(60)
+        segmenter.load()
+        try:
+            predictions = segmenter.segment([task])
+            assert [p.tokens.completion for p in predictions if p.tokens] == [60, 60]
+            texts.append([p.text for p in predictions])
+            work.append(segmenter.costs([task], predictions))
+        finally:
+            segmenter.close()
+    assert texts[0] == texts[1]
+    ours, theirs = work
+    assert theirs["answer"].flops > ours["answer"].flops and theirs["vision tower"] == ours["vision tower"]
+
+
+@pytest.mark.vllm
+@needs_vllm
 def test_the_segmenter_takes_it_by_name(tmp_path: Path, images: list[Pixels]) -> None:
     save(tiny_model(seed=3), tmp_path, byte_tokenizer(), Story("tiny"))
     task = ImageTask("a", (images[0].shape[0], images[0].shape[1]), (Query("s", "left"),), images[0])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_bench.errors import RunError, UsageError
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import Tokens
 from lens_bench.vlm.chat import Picture, Turn, question
 from lens_bench.vlm.endpoint import Endpoint, EndpointSettings, read_base_url, read_completion, read_key
@@ -188,6 +189,48 @@ def test_check_finds_what_is_wrong_before_anything_is_asked(server: FakeServer) 
         gone = replace(endpoint(server).settings, base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1")
         with pytest.raises(RunError, match="no endpoint at"):
             Endpoint(gone).check()
+
+
+# ---------------------------------------------------------------------------------------------- forced lengths
+
+
+def obedient(request: dict[str, Any]) -> str:
+    """A server that knows vLLM's fields; the fake one counts characters as tokens."""
+    return "x" * int(request["min_tokens"]) if request.get("ignore_eos") else "yes"
+
+
+def test_an_endpoint_that_can_force_a_length_does(server: FakeServer) -> None:
+    server.answer = obedient
+    told = endpoint(server, forced=True, max_tokens=37)
+    assert told.check() == ()
+    assert [r.tokens.completion for r in told.ask([question(PICTURE, t) for t in "abc"]) if r.tokens] == [37, 37, 37]
+    assert all((r["min_tokens"], r["max_tokens"]) == (37, 37) for r in server.requests)
+    assert text_of(server.requests[0]) == "Say yes."
+
+
+def test_a_length_that_a_server_does_not_know_is_refused_before_anything_is_asked(server: FakeServer) -> None:
+    server.answer = lambda request: "yes"
+    with pytest.raises(UsageError, match="3 tokens, 37 were forced") as caught:
+        endpoint(server, forced=True, max_tokens=37).check()
+    assert "min_tokens" in caught.value.hint and len(server.requests) == 1
+    server.faults = {"Say": ["400"]}
+    with pytest.raises(UsageError, match=r"cannot be forced to a length: .*status 400"):
+        endpoint(server, forced=True, max_tokens=37).check()
+
+
+def test_an_answer_of_another_length_is_an_error(server: FakeServer) -> None:
+    server.answer = lambda request: "short" if "b" in text_of(request) else obedient(request)
+    fine, short = endpoint(server, forced=True, max_tokens=9).ask([question(PICTURE, t) for t in "ab"])
+    assert fine.error is None and short.error is not None and "5 tokens, 9 were forced" in short.error
+    assert len(server.requests) == 2
+
+
+def test_what_an_endpoint_does_is_not_known(server: FakeServer) -> None:
+    clock = StageClock("cpu")
+    told = endpoint(server)
+    asked = [question(PICTURE, "x")]
+    costs = told.costs(asked, told.ask(asked, clock))
+    assert costs.keys() == clock.seconds().keys() == {"answer"} and not costs["answer"].known
 
 
 # ---------------------------------------------------------------------------------------------- reading completions

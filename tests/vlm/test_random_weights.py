@@ -55,7 +55,8 @@ def test_a_configuration_is_enough_and_answers_have_the_forced_length(shape: dic
     predictions = model.segment([task()])
     assert [p.tokens.completion for p in predictions if p.tokens] == [11, 11]
     assert all(p.status == "ok" and p.mask is not None for p in predictions)
-    assert {"resize", "answer", "SAM features", "masks"} <= set(predictions[0].stages_ms)
+    stages = {"resize", "prompt", "vision tower", "prefill", "decode", "SAM features", "masks"}
+    assert set(predictions[0].stages_ms) == stages
     model.close()
 
 
@@ -88,11 +89,9 @@ def test_sam_is_drawn_at_its_full_size() -> None:
 
 
 @pytest.mark.parametrize("engine", ["endpoint", "vllm"])
-def test_engines_that_write_by_themselves_are_refused(shape: dict[str, str], engine: str) -> None:
+def test_engines_that_need_weights_are_refused(shape: dict[str, str], engine: str) -> None:
     model = segmenter(shape, engine)
-    assert isinstance(model, SupportsForcedLength) and isinstance(model, SupportsRandomWeights)
-    with pytest.raises(UsageError, match=engine):
-        model.force_length(3)
+    assert isinstance(model, SupportsRandomWeights)
     with pytest.raises(UsageError, match=engine):
         model.load_random(0)
 

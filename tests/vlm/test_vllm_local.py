@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.perf.clock import StageClock
+from lens_bench.records import Cost
 from lens_bench.vllm_engine import VllmSettings
 from lens_bench.vlm.chat import Conversation, Picture, Turn, question
 from lens_bench.vlm.local import LocalSettings, LocalVlm
@@ -79,6 +81,46 @@ def test_what_it_cannot_answer_is_an_error_of_that_question(running: VllmVlm, fa
     assert replies[1] == running.ask([fine])[0] and replies[1].error is None
     with pytest.raises(CheckpointError, match="sizes an image of 100x60 pixels again"):
         running.ask([question(Picture(np.zeros((60, 100, 3), dtype=np.uint8)), "x")])
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@needs_vllm
+def test_forced_answers_and_their_work_are_those_of_transformers(
+    running: VllmVlm, vlm_folder: Path, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens behind the same prompts, ends written among them; the work is counted from the configuration."""
+    asked = conversations(factor)
+    local = LocalVlm.load(vlm_folder, "cpu", torch.float32, LocalSettings(40, forced=True))
+    for name, value in {"_forced": True, "_most": 40, "_ends": frozenset()}.items():
+        monkeypatch.setattr(running, name, value)
+    expected, clock = local.ask(asked), StageClock("cpu")
+    replies = running.ask(asked, clock)
+    assert replies == expected
+    assert {r.tokens.completion for r in replies if r.tokens} == {40} and set(clock.seconds()) == {"prompt", "answer"}
+    ours, theirs = running.costs(asked, replies), local.costs(asked, expected)
+    assert ours == {"answer": sum(theirs.values(), Cost())} and ours["answer"].flops > 0
+    monkeypatch.setattr(running, "_most", 1000)
+    (reply,) = running.ask(asked[:1])
+    assert reply.error is not None and "no room for 1000" in reply.error
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@needs_vllm
+def test_a_call_finds_nothing_of_earlier_ones(running: VllmVlm, factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again, the vision tower sees the picture again: what is measured by repeating is what a run does."""
+    llm = running._engine._running()
+    calls: list[int] = []
+
+    def count(model: torch.nn.Module) -> None:
+        model.get_submodule("visual").register_forward_hook(lambda *_: calls.append(1))
+
+    llm.apply_model(count)
+    asked = conversations(factor)[:1]
+    for expected in (1, 2, 3):
+        running.ask(asked)
+        assert len(calls) == expected
 
 
 @pytest.mark.vllm

@@ -110,6 +110,13 @@ def test_a_served_model_answers_like_the_local_one(url: str, folder: Path) -> No
     assert [r.tokens for r in found] == [r.tokens for r in expected]
 
 
+def test_forced_lengths(url: str) -> None:
+    served = Endpoint(EndpointSettings(url, "tiny", max_tokens=70, forced=True, concurrency=4, timeout=120.0))
+    assert served.check() == ()
+    replies = served.ask(conversations())
+    assert [(r.error, r.tokens.completion if r.tokens else 0, r.cut) for r in replies] == [(None, 70, True)] * 4
+
+
 def test_what_it_refuses_is_an_error_of_that_question(url: str) -> None:
     served = Endpoint(EndpointSettings(url, "tiny", max_tokens=4, retries=1, backoff=0.01, timeout=60.0))
     (picture,) = conversations()[0][0].parts[:1]

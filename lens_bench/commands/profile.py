@@ -181,9 +181,9 @@ def _stage_table(stages: tuple[Stage, ...], title: str) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for stage in stages:
-        over = stage.roof
-        bound = (f"{over.flops / 1e9:.3g}", over.bound, _percent(over.attained), _percent(over.mfu)) if over else ()
-        bound = bound if stage.known else ("not known",)
+        over, bound = stage.roof, list[str]() if stage.known else ["not known"]
+        if over is not None:
+            bound = [f"{over.flops / 1e9:.3g}", over.bound, _percent(over.attained), _percent(over.mfu)]
         values = (f"{stage.mean_ms:.3g}", *(f"{e.value:.3g}" for e in (stage.p50, stage.p90, stage.p99)))
         table.add_row(stage.name, *values, _percent(stage.share), *bound)
     return table

@@ -51,8 +51,8 @@ class VlmCosts:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         language = cast("nn.Module", model.get_decoder())  # type: ignore[no-untyped-call]
-        blocks = cast("nn.Module", language.get_submodule("layers"))
-        output = cast("nn.Module", model.get_output_embeddings())
+        blocks = language.get_submodule("layers")
+        output = cast("nn.Module", model.get_output_embeddings())  # type: ignore[no-untyped-call]
         self._language = Language.of(model.config.get_text_config(), blocks, output, model.dtype.itemsize)
         self._vision: object = model.config.vision_config
         self._tower_bytes = weight_bytes(model.get_submodule("model.visual"))

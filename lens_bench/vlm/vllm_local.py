@@ -89,7 +89,7 @@ class VllmVlm:
         config = AutoConfig.from_pretrained(self._folder, local_files_only=True)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
-        model.tie_weights()  # type: ignore[no-untyped-call]
+        model.tie_weights()
         return VlmCosts.of(model.to(getattr(torch, self._settings.dtype)), self._processor)
 
     def ask(self, conversations: Sequence[Conversation], clock: StageClock | None = None) -> list[Reply]:

@@ -44,7 +44,7 @@ def segment_referent(model: LensModel, prompter: Prompter, pixels: Pixels, expre
     mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=device)
     patches = torch.cat([image.patches] * count).to(device)
     budget = recipe.max_new_tokens if recipe.max_new_tokens is not None else recipe.answer_budget(longest)
-    out = model.qwen.generate(
+    out = model.qwen.generate(  # type: ignore[misc]  # a mixin that is typed for one class
         input_ids=ids,
         attention_mask=mask,
         pixel_values=patches.to(model.text_dtype),
@@ -55,6 +55,7 @@ def segment_referent(model: LensModel, prompter: Prompter, pixels: Pixels, expre
         eos_token_id=sorted(prompter.ends),
         pad_token_id=prompter.padding,
     )
+    assert isinstance(out, Tensor)
     grids = [image.grid] * count
     whole = (out != prompter.padding).long()
     visual = model.see(patches, grids)

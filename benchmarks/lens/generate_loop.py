@@ -9,11 +9,13 @@ It runs on our modules, so that only the way of working differs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lens_bench.lens.cache import Cache
 from lens_bench.lens.images import Patching, Prepared, prepare
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.positions import image_tokens, next_position
@@ -38,7 +40,7 @@ def segment(model: LensModel, prompter: Prompter, pixels: Pixels, expression: st
     prompt = [*prompter.before, *placeholders, *prompter.after(expression)]
     ids = torch.tensor([prompt], device=device)
     budget = recipe.max_new_tokens if recipe.max_new_tokens is not None else recipe.answer_budget(len(prompt))
-    out = model.qwen.generate(
+    out = model.qwen.generate(  # type: ignore[misc]  # a mixin that is typed for one class
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         pixel_values=image.patches.to(device, model.text_dtype),
@@ -50,9 +52,10 @@ def segment(model: LensModel, prompter: Prompter, pixels: Pixels, expression: st
         pad_token_id=prompter.padding,
         return_dict_in_generate=True,
     )
+    assert not isinstance(out, Tensor)
     answer = tuple(out.sequences[0, len(prompt) :].tolist())
     if model.config.positions == "mrope":
-        queries = _continued(model, prompter, image, prompt, answer, out.past_key_values)
+        queries = _continued(model, prompter, image, prompt, answer, cast("Cache", out.past_key_values))
     else:
         whole = out.sequences
         visual = model.see(image.patches.to(device), [image.grid])
@@ -64,7 +67,7 @@ def segment(model: LensModel, prompter: Prompter, pixels: Pixels, expression: st
 
 
 def _continued(
-    model: LensModel, prompter: Prompter, image: Prepared, prompt: list[int], answer: tuple[int, ...], cache: object
+    model: LensModel, prompter: Prompter, image: Prepared, prompt: list[int], answer: tuple[int, ...], cache: Cache
 ) -> Tensor:
     """States [1, M, D] at the queries, read behind what ``generate`` has read: all but the last token."""
     count, device = model.head.config.queries, model.device

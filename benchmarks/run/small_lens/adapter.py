@@ -1,21 +1,20 @@
-"""The LENS engine with the model of ``benchmarks/lens/speed.py``."""
+"""The LENS engine with the model that ``benchmarks/lens/speed.py`` measures."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import torch
 
-from lens_bench.lens.checkpoint import Precision
 from lens_bench.lens.engine import Engine
+from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.segmenter import LensSegmenter
 from lens_bench.lens.tiny import byte_tokenizer
 from lens_bench.records import LoadReport, ModelOptions
+from lens_bench.registry import import_file
 
-_SPEED = Path(__file__).parents[2] / "lens" / "speed.py"
+_WORKLOAD = Path(__file__).parents[2] / "lens" / "workload.py"
 
 
 class SmallLens(LensSegmenter):
@@ -31,13 +30,8 @@ class SmallLens(LensSegmenter):
 
     def load(self) -> LoadReport:
         """Draw the weights and build the engine."""
-        spec = importlib.util.spec_from_file_location("lens_speed", _SPEED)
-        assert spec is not None and spec.loader is not None
-        speed = importlib.util.module_from_spec(spec)
-        sys.modules["lens_speed"] = speed
-        spec.loader.exec_module(speed)
         args, device, single = self._chosen.args, self._chosen.device, torch.float32
-        model = speed.make_model(
+        model = import_file(_WORKLOAD).make_model(
             "small", "lens-1d", int(args["tokens"] or 1), int(args["sam_size"] or 512), device,
             Precision(single, single, single),
         )  # fmt: skip

@@ -60,7 +60,8 @@ def ragged(rng: np.random.Generator, x: float, y: float) -> NDArray[np.bool_]:
     """An ellipse of 18 % of the image with the ragged outline of a real mask."""
     ys, xs = np.mgrid[:HEIGHT, :WIDTH]
     noise = cv2.GaussianBlur(rng.standard_normal((HEIGHT, WIDTH)), (0, 0), 6)
-    return ((xs - x) / 150) ** 2 + ((ys - y) / 120) ** 2 + 2.0 * noise < 1
+    inside: NDArray[np.bool_] = ((xs - x) / 150) ** 2 + ((ys - y) / 120) ** 2 + 2.0 * noise < 1
+    return inside
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ OURS = [sys.executable, "-m", "lens_bench.cli", "list"]
 
 
 @pytest.mark.bench
-def test_list_takes_at_most_three_times_its_imports(benchmark) -> None:
+def test_list_takes_at_most_three_times_its_imports(benchmark: Any) -> None:
     peer: list[float] = []
 
     def both() -> None:

@@ -214,8 +214,8 @@ def lens_rows(found: Json) -> list[tuple[str, str]]:
 
 def _stage2(size: Size, where: Where) -> Part:
     folder = where.scratch / "stage2"
-    command = (str(TRAIN / "stage2_step.py"), "--size", "3b" if size == "full" else "tiny")
-    command += ("--json", str(folder / "step.json"))
+    size_of = "3b" if size == "full" else "tiny"
+    command = (str(TRAIN / "stage2_step.py"), "--size", size_of, "--json", str(folder / "step.json"))
     return Part("stage2", command, folder, "step.json", 170, lambda found: list(found["complaints"]), stage2_rows)
 
 

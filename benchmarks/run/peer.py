@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -113,7 +114,7 @@ def compare(root: Path, images: int, rounds: int, file: Path | None) -> int:
         raise SystemExit(f"{root} holds another set: name another folder with --data")
     expressions = 10_834 * images // IMAGES
     glance = str(Path(__file__).parent / "glance")
-    tried = {workers: timed(lambda w=workers: loader(paths, w)) for workers in (0, 1, 2)}
+    tried = {workers: timed(partial(loader, paths, workers)) for workers in (0, 1, 2)}
     best = min(tried, key=lambda w: tried[w].wall_s)
     loop(root, glance, expressions)  # fills the store of ground truth
     found: dict[str, list[Round]] = {"DataLoader": [], "glance": [], "full": []}

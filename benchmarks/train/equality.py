@@ -5,6 +5,8 @@ The reference is moved away from the policy first: with equal weights the KL div
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +39,7 @@ def check(training: Training, trainer: GRPOTrainer, task: Task) -> dict[str, flo
     )
     references: list[torch.nn.Module] = []
     if task.beta:
+        assert training.shop.reference is not None
         references = [trainer.ref_model, training.shop.reference.lens.qwen]
     kept = [_move(model) for model in references]
     theirs.train()
@@ -46,7 +49,7 @@ def check(training: Training, trainer: GRPOTrainer, task: Task) -> dict[str, flo
     their_loss = trainer._compute_loss(theirs, inputs)
     their_loss.backward()
     our_loss, logps, reference = _ours(training, inputs, task)
-    our_loss.backward()
+    our_loss.backward()  # type: ignore[no-untyped-call]
     mask = inputs["completion_mask"].bool()
     with torch.no_grad():
         keys = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
@@ -75,7 +78,7 @@ def check(training: Training, trainer: GRPOTrainer, task: Task) -> dict[str, flo
 
 def _ours(training: Training, inputs: dict[str, Tensor], task: Task) -> tuple[Tensor, Tensor, Tensor | None]:
     """Our loss of their answers with their advantages."""
-    shop, policy = training.shop, training.objective
+    shop = training.shop
     items = [shop.data.units[n].items for n in range(task.groups)]
     sights = shop.album.sights([item[0] for item in items])
     prompts = [shop.prompter.after(text) for text in expressions(task)[: task.groups]]
@@ -93,7 +96,7 @@ def _ours(training: Training, inputs: dict[str, Tensor], task: Task) -> tuple[Te
         [Segment(after, answer) for answer in answers[n * task.members : (n + 1) * task.members]]
         for n, after in enumerate(prompts)
     ]
-    packed = pack(policy._layout, [s.prepared.grid for s in sights], asked).to(shop.device)
+    packed = pack(replace(shop.layout, queries=0), [s.prepared.grid for s in sights], asked).to(shop.device)
     out = shop.trainee(sights, packed, masks=False)
     reference = None
     if shop.reference is not None:
@@ -110,6 +113,7 @@ def _ours(training: Training, inputs: dict[str, Tensor], task: Task) -> tuple[Te
         beta=task.beta,
     )
     settings = shop.recipe.grpo
+    assert settings is not None
     total = grpo.reduce_loss(
         loss,
         packed.real,
@@ -140,6 +144,6 @@ def _gradients(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
     """Norm of the difference of the gradients over their norm."""
     pairs = [(p.grad, q.grad) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
     assert all((a is None) == (b is None) for a, b in pairs), "one side trains what the other does not"
-    apart = sum(float((a - b).square().sum()) for a, b in pairs if a is not None)
-    whole = sum(float(b.square().sum()) for _, b in pairs if b is not None)
-    return (apart / whole) ** 0.5
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    apart = sum(float((a - b).square().sum()) for a, b in both)
+    return math.sqrt(apart / sum(float(b.square().sum()) for _, b in both))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -57,7 +58,7 @@ def settings(size: str, rounds: int) -> list[Task]:
     ]
 
 
-def measure(shape: Shape, task: Task, folder: Path, cpu: bool, clock: str) -> dict[str, object]:
+def measure(shape: Shape, task: Task, folder: Path, cpu: bool, clock: str) -> dict[str, Any]:
     """Check one setting, then time it, the sides in turn."""
     training = training_of(shape, task, folder / "ours")
     device = device_of(training)
@@ -106,8 +107,8 @@ def main() -> int:
     clock = args.clock or ("cpu" if cpu and args.threads == 1 else "wall")
     torch.set_num_threads(args.threads)
     disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     tasks = settings(args.size, args.rounds)
     rows = []
     print(f"{'setting':34s} {'ours/s':>8s} {'TRL/s':>8s} {'ratio':>6s}  rounds; largest differences")

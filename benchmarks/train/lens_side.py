@@ -119,4 +119,5 @@ def loop_of(training: Training) -> Callable[[Callable[[], None]], None]:
 
 
 def device_of(training: Training) -> torch.device:
-    return training.accelerator.device
+    device: torch.device = training.accelerator.device
+    return device

@@ -51,7 +51,7 @@ class Behind(TrainerCallback):
 
 def save_model(lens: LensModel, end: int, folder: Path) -> None:
     """The vision-language part with its processor, as transformers reads it."""
-    lens.qwen.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=lens.config.padding)
+    lens.qwen.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=lens.config.padding)  # type: ignore[no-untyped-call]
     lens.qwen.save_pretrained(folder)
     tokenizer = byte_tokenizer().inner
     while len(tokenizer) <= end:
@@ -61,7 +61,7 @@ def save_model(lens: LensModel, end: int, folder: Path) -> None:
         )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.padding_side = "left"
-    processor = Qwen2_5_VLProcessor(
+    processor = Qwen2_5_VLProcessor(  # type: ignore[no-untyped-call]
         image_processor=Qwen2VLImageProcessor(min_pixels=1, max_pixels=lens.config.recipe.max_pixels),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(),

@@ -20,7 +20,10 @@ from lens_bench.errors import DataError
 Lengths = NDArray[np.int64]
 
 MAX_DIGITS = 6  # of a compressed run length: pycocotools shifts 32-bit integers by five bits a digit
-_LARGEST = 63
+_CHARACTERS = bytes(range(ord("0"), ord("0") + 64))
+_ONE_DIGIT: Lengths = (np.arange(32, dtype=np.int64) ^ 16) - 16  # what a last character is, its bit 4 the sign
+# The same with the character before it, which is of this number where its bit 5 is set.
+_TWO_DIGITS: Lengths = np.concatenate((_ONE_DIGIT[:, None].repeat(32, 1), 32 * _ONE_DIGIT[:, None] + np.arange(32)), 1)
 _SHORT = 4096  # bytes, that what is remembered stays below 16 MB
 
 
@@ -43,36 +46,39 @@ def _remembered(data: bytes) -> Lengths:
 
 
 def _read(data: bytes, what: str) -> Lengths:
-    codes = np.frombuffer(data, dtype=np.uint8) - np.uint8(ord("0"))  # wraps, so that one bound checks both ends
-    if not len(codes):
+    if not data:
         return np.zeros(0, dtype=np.int64)
-    if int(codes.max()) > _LARGEST:
+    if data.translate(None, _CHARACTERS):
         raise DataError(f"{what} holds a character that compressed counts cannot have")
-    last = (codes < 32).nonzero()[0]
-    if not len(last) or int(last[-1]) != len(codes) - 1:
+    codes = np.frombuffer(data, dtype=np.uint8) - np.uint8(ord("0"))
+    goes_on = codes > 31
+    last = (~goes_on).nonzero()[0]
+    if goes_on[-1]:
         raise DataError(f"{what} ends in the middle of a run length")
-    values: Lengths = (codes & 31).astype(np.int64)
-    if len(last) < len(codes):
-        values = _joined(values, last, what)
-    else:
-        values -= (values & 16) << 1
-    values[1::2].cumsum(out=values[1::2])
-    values[2::2].cumsum(out=values[2::2])
+    values = _ONE_DIGIT[codes] if len(last) == len(codes) else _joined(codes, goes_on, last, what)
+    for runs in (values[1::2], values[2::2]):
+        np.add.accumulate(runs, out=runs)
     values.flags.writeable = False
     return values
 
 
-def _joined(digits: Lengths, last: NDArray[np.intp], what: str) -> Lengths:
-    """Signed numbers from their digits of five bits, lowest first; ``last`` is where each number ends."""
-    first = np.empty_like(last)
-    first[0], first[1:] = 0, last[:-1] + 1
-    width = last - first + 1
-    if int(width.max()) > MAX_DIGITS:
-        raise DataError(f"{what} has a run length of more than {5 * MAX_DIGITS} bits")
-    digits <<= 5 * (np.arange(len(digits)) - first.repeat(width))
-    values: Lengths = np.add.reduceat(digits, first)
-    top: Lengths = np.left_shift(1, 5 * width)
-    values -= np.where(values & (top >> 1), top, 0)
+def _joined(codes: NDArray[np.uint8], goes_on: NDArray[np.bool_], last: NDArray[np.intp], what: str) -> Lengths:
+    """Signed numbers from their digits, lowest first; ``last`` is where each number ends.
+
+    Half of the numbers of an ordinary mask have a second digit and hardly one has a third, so those are read apart.
+    """
+    at = last - 1
+    at[0] = max(int(at[0]), 0)  # of a first number of one digit: its own place, where nothing goes on
+    values: Lengths = _TWO_DIGITS[codes[last], codes[at]]
+    for number in set(last.searchsorted((goes_on[1:] & goes_on[:-1]).nonzero()[0]).tolist()):
+        begin = int(last[number - 1]) + 1 if number else 0
+        highest, *lower = codes[begin : int(last[number]) + 1][::-1].tolist()
+        if len(lower) >= MAX_DIGITS:
+            raise DataError(f"{what} has a run length of more than {5 * MAX_DIGITS} bits")
+        value = int(_ONE_DIGIT[highest])
+        for digit in lower:
+            value = value * 32 + (digit & 31)
+        values[number] = value
     return values
 
 

@@ -170,13 +170,14 @@ def _checked(data: bytes, size: Size, what: str) -> Rle:
     """
     _check_size(size, what)
     lengths = read_counts(data, what)
-    if len(lengths) and int(lengths.min()) < 0:
+    shortest = int(lengths[1:].min(initial=1))  # the first, of background, may be empty
+    if shortest < 0 or (len(lengths) and int(lengths[0]) < 0):
         raise DataError(f"{what} has a negative run length")
     # Every run is checked against the image before they are summed, so the sum cannot wrap.
     pixels = math.prod(size)
-    if (len(lengths) and int(lengths.max()) > pixels) or int(lengths.sum()) != pixels:
+    if int(lengths.max(initial=0)) > pixels or int(lengths.sum()) != pixels:
         raise DataError(f"{what} covers {int(lengths.sum())} pixels, an image of {size[1]}x{size[0]} has {pixels}")
-    return Rle(size, data) if lengths[1:].all() else from_counts(size, lengths.tolist(), what)
+    return Rle(size, data) if shortest else from_counts(size, lengths.tolist(), what)
 
 
 def rle_to_json(rle: Rle) -> dict[str, object]:

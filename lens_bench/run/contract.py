@@ -16,6 +16,8 @@ from lens_bench.errors import RunError
 from lens_bench.masks import area, rle_from_json
 from lens_bench.records import Box, ImageTask, Prediction, Rle, Size, Status, Tokens
 
+_STATUSES: tuple[str, ...] = get_args(Status)
+
 
 def checked(tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> list[Prediction]:
     """Hold a model to its contract: one prediction per query, in order, each of plain and sound values.
@@ -36,8 +38,8 @@ def plain(prediction: Prediction, size: Size) -> Prediction:
     """The prediction with plain Python values. Raises as ``checked``."""
     where = f"the prediction of {prediction.sample_id}"
     status = prediction.status
-    if status not in get_args(Status):
-        raise RunError(f"{where} has the status {status!r}", f"one of: {', '.join(get_args(Status))}")
+    if status not in _STATUSES:
+        raise RunError(f"{where} has the status {status!r}", f"one of: {', '.join(_STATUSES)}")
     mask = None if prediction.mask is None else _mask(prediction.mask, size, where)
     if mask is not None and status != "ok" and area(mask):
         raise RunError(f"{where} has a mask and the status {status}")

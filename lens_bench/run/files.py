@@ -22,6 +22,10 @@ from lens_bench.scoring.metrics import score_from_json, score_to_json
 SCHEMA_VERSION = 1
 JsonObject = dict[str, object]
 
+# Made once: `json.dumps` would make an encoder a line.
+_score_line = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_prediction_line = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
@@ -123,8 +127,7 @@ def read_json(path: Path) -> JsonObject:
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write ``scores.jsonl`` atomically, in the given order."""
-    lines = (json.dumps(score_to_json(s), separators=(",", ":"), ensure_ascii=False) for s in scores)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{_score_line(score_to_json(s))}\n" for s in scores))
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -169,7 +172,7 @@ def prediction_to_line(prediction: Prediction) -> bytes:
         "stages_ms": {k: round(v, 3) for k, v in prediction.stages_ms.items()},
         "error": prediction.error,
     }
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return _prediction_line(content).encode() + b"\n"
 
 
 def prediction_from_json(content: JsonObject, what: str) -> Prediction:

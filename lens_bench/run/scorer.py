@@ -74,7 +74,7 @@ class BackgroundScorer:
         return [self._scores[sample_id] for sample_id in self._samples if sample_id in self._scores]
 
     def _score(self, predictions: Sequence[Prediction]) -> list[Score]:
-        return [self._scorer.score(self._samples[p.sample_id], p) for p in predictions]
+        return self._scorer.score_all([(self._samples[p.sample_id], p) for p in predictions])
 
     def _keep(self, scores: Sequence[Score]) -> None:
         self._scores.update((score.sample_id, score) for score in scores)

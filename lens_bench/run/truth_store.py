@@ -33,13 +33,13 @@ from lens_bench.scoring.boundary import Band
 from lens_bench.scoring.counts import PreparedTruth, prepare_truth
 from lens_bench.scoring.protocols import Protocol
 
-FORMAT = 1  # to be raised with every change of what is stored, or of how truth is prepared
+FORMAT = 2  # to be raised with every change of what is stored, or of how truth is prepared
 MOST_BYTES = 2**30
 _MOST_NEW = 2**26  # held in memory until the end of a run
 _ABANDONED_S = 3600.0  # a file is written in seconds; one that has not grown for so long has lost its writer
 _MAGIC: Final = b"lens-bench truth\n"
 _COUNT, _ENTRY = struct.Struct("<Q"), struct.Struct("<32sQLL")  # digest, offset, length, checksum
-_HEAD = struct.Struct("<LLQ?4d?LLLLQ")
+_HEAD = struct.Struct("<LLQ?4d?LLLLLQ")
 
 
 def cache_folder() -> Path | None:
@@ -155,20 +155,21 @@ def _pack(truth: PreparedTruth) -> bytes:
     box = truth.box or (0.0, 0.0, 0.0, 0.0)
     head = _HEAD.pack(
         *truth.target.size, truth.area, truth.box is not None, *box, truth.ignore is not None,
-        len(truth.target.counts), len(ignore), truth.band.x, truth.band.bits.shape[1], truth.band.area,
+        len(truth.target.counts), len(ignore),
+        truth.band.x, truth.band.top, truth.band.bits.shape[1], truth.band.area,
     )  # fmt: skip
     return b"".join((head, truth.target.counts, ignore, bits))
 
 
 def _unpack(payload: bytes) -> PreparedTruth:
-    height, width, area, boxed, x1, y1, x2, y2, ignoring, first, second, x, stride, band_area = _HEAD.unpack_from(
+    height, width, area, boxed, x1, y1, x2, y2, ignoring, first, second, x, top, stride, band_area = _HEAD.unpack_from(
         payload
     )
     start = _HEAD.size
     target = Rle((height, width), payload[start : start + first])
     ignore = Rle((height, width), payload[start + first : start + first + second]) if ignoring else None
     bits = np.frombuffer(zlib.decompress(payload[start + first + second :]), dtype=np.uint8)
-    band = Band(x, bits.reshape(-1, stride) if stride else bits.reshape(0, 0), band_area)
+    band = Band(x, top, bits.reshape(-1, stride) if stride else bits.reshape(0, 0), band_area)
     return PreparedTruth(target, ignore, area, (x1, y1, x2, y2) if boxed else None, band)
 
 

@@ -39,7 +39,7 @@ TRUTHS = (
 
 
 def same(a: PreparedTruth, b: PreparedTruth) -> bool:
-    facts = [(t.target, t.ignore, t.area, t.box, t.band.x, t.band.area, t.band.bits.shape) for t in (a, b)]
+    facts = [(t.target, t.ignore, t.area, t.box, t.band.x, t.band.top, t.band.area, t.band.bits.shape) for t in (a, b)]
     return facts[0] == facts[1] and bool(np.array_equal(a.band.bits, b.band.bits))
 
 

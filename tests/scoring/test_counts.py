@@ -11,8 +11,8 @@ from lens_bench import masks
 from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Prediction, Rle, Sample
 from lens_bench.scoring import counts
-from lens_bench.scoring.counts import Scorer, prepare_truth, score_sample
-from lens_bench.scoring.protocols import GRES, GSEVAL, LENS, STRICT
+from lens_bench.scoring.counts import Scorer, prepare_truth
+from lens_bench.scoring.protocols import GRES, GSEVAL, LENS, PROTOCOLS, STRICT, get_protocol
 
 MakeSample = Callable[..., Sample]
 Answer = Callable[..., Prediction]
@@ -144,10 +144,32 @@ def test_threads_and_caches_do_not_change_a_score(make_sample: MakeSample, answe
     rng = np.random.default_rng(1)
     samples = [make_sample([rng.random((9, 7)) < 0.5], name=f"s{i}", image=f"i{i // 4}") for i in range(100)]
     answers = [answer(rng.random((9, 7)) < 0.5, name=s.id) for s in samples]
-    alone = [score_sample(s, a, STRICT, prepare_truth(s.truth, STRICT)) for s, a in zip(samples, answers, strict=True)]
+    alone = [Scorer(STRICT, samples).score(s, a) for s, a in zip(samples, answers, strict=True)]
     scorer = Scorer(STRICT, samples)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(scorer.score, samples, answers)) == alone
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_scores_of_several_are_those_of_each(name: str, make_sample: MakeSample, answer: Answer) -> None:
+    """Masks, boxes, refusals, failures and nothing at all, some of them alike, with regions to be ignored."""
+    rng = np.random.default_rng(2)
+    samples, answers = [], []
+    for number in range(60):
+        truth, ignored, mask = (rng.random((30, 40)) < share for share in (0.5, 0.1, rng.random()))
+        sample = make_sample([truth], name=f"s{number}", image=f"i{number // 4}")
+        ignore = (masks.encode(ignored),) if number % 3 == 0 else ()
+        samples.append(replace(sample, truth=replace(sample.truth, ignore=ignore, box=(1.0, 2.0, 30.0, 20.0))))
+        kinds: list[Prediction | None] = [
+            answer(mask, name=sample.id), answer(truth, name=sample.id), answer(mask & False, name=sample.id),
+            answer(box=(1, 1, 9, 9), name=sample.id), Prediction(sample.id, "no_mask", mask=masks.encode(mask)),
+            Prediction(sample.id, "error", error="no"), None, answer(np.ones((30, 40)), name=sample.id),
+        ]  # fmt: skip
+        answers.append(kinds[number % len(kinds)])
+    scorer = Scorer(get_protocol(name), samples)
+    pairs = list(zip(samples, answers, strict=True))
+    assert scorer.score_all(pairs) == [scorer.score(sample, given) for sample, given in pairs]
+    assert scorer.score_all([]) == []
 
 
 def test_truth_parts_are_read_once_per_annotation() -> None:

@@ -7,8 +7,8 @@ The second form makes a start of its own, for which only the first fifth of the 
 learns from the others, by their masks and boxes alone, while supervised learning goes on with the fifth that it can
 read.
 
-Both sides try the same factors on their learning rates with the first seed; the one with the best cIoU on ``val`` is
-trained with the other seeds. Every training and every run is a command line of its own, so that this script, called
+Both sides try the same learning rates with the first seed; the one with the best cIoU on ``val`` is trained with the
+other seeds. Every training and every run is a command line of its own, so that this script, called
 again, goes on where it stopped. In the end ``lens-bench compare --repeats`` compares start, GRPO and control on every
 split; ``--jobs 2`` trains two at a time, one thread each.
 """
@@ -24,12 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from lens_bench.train.recipe_files import RECIPES
-
 CHOSEN_ON = "val"
 SPLITS = ("val", "testA", "testB", "ood-combo", "ood-hop", "ood-style")
+# Of a side's learning rate, by part of the model.
+FACTORS = {"embeddings": 1.0, "language": 1.0, "head": 1.5, "sam_prompt": 1.5, "sam_decoder": 1.5}
 RECIPE = {"grpo": "nano-stage2", "supervised": "nano-control"}
 
 
@@ -51,10 +49,10 @@ class Claim:
     settings: dict[str, tuple[str, ...]]
     splits: Sequence[str] = SPLITS
 
-    def train(self, side: str, factor: float, seed: int) -> Path:
+    def train(self, side: str, rate: float, seed: int) -> Path:
         """Train one side; returns the checkpoint."""
-        folder = self.out / "train" / f"{side}-{factor:g}-{seed}"
-        rates = {name: factor * rate for name, rate in base_rates(side).items()}
+        folder = self.out / "train" / f"{side}-{rate:g}-{seed}"
+        rates = {name: factor * rate for name, factor in FACTORS.items()}
         more = (f"optimiser.rates={json.dumps(rates)}", f"seed={seed}", *self.settings[side])
         train(RECIPE[side], self.start, folder, self.data_root, more)
         return folder / "final"
@@ -65,12 +63,6 @@ class Claim:
         which = [word for split in splits for word in ("--split", split)]
         call("run", "--suite", "shapes", *which, "--model", model, "--data-root", self.data_root, "--out", out)
         return out
-
-
-def base_rates(side: str) -> dict[str, float]:
-    """Learning rates of a side's recipe, which the factors multiply."""
-    text = (RECIPES / f"{RECIPE[side]}.yaml").read_text(encoding="utf-8")
-    return {name: float(rate) for name, rate in yaml.safe_load(text)["optimiser"]["rates"].items()}
 
 
 def train(recipe: str, start: Path, folder: Path, data_root: Path, settings: Sequence[str]) -> None:
@@ -103,20 +95,20 @@ def ciou(runs: Path) -> float:
     return float(json.loads(summary.read_text(encoding="utf-8"))["metrics"]["ciou"])
 
 
-def compare(claim: Claim, factors: Sequence[float], seeds: Sequence[int], jobs: int) -> None:
+def compare(claim: Claim, rates: Sequence[float], seeds: Sequence[int], jobs: int) -> None:
     """Search, repeat, evaluate and print."""
     best: dict[str, float] = {}
     with ThreadPoolExecutor(jobs) as pool:
 
-        def tried(side: str, factor: float) -> float:
-            name = f"{side}-{factor:g}"
-            return ciou(claim.run(claim.train(side, factor, seeds[0]), name, "search", [CHOSEN_ON]))
+        def tried(side: str, rate: float) -> float:
+            name = f"{side}-{rate:g}"
+            return ciou(claim.run(claim.train(side, rate, seeds[0]), name, "search", [CHOSEN_ON]))
 
-        asked = {side: {factor: pool.submit(tried, side, factor) for factor in factors} for side in RECIPE}
+        asked = {side: {rate: pool.submit(tried, side, rate) for rate in rates} for side in RECIPE}
         for side, found in asked.items():
-            values = {factor: future.result() for factor, future in found.items()}
-            best[side] = max(values, key=lambda factor: values[factor])
-            print(side, {factor: round(100 * value, 2) for factor, value in values.items()}, "chosen:", best[side])
+            values = {rate: future.result() for rate, future in found.items()}
+            best[side] = max(values, key=lambda rate: values[rate])
+            print(side, {rate: round(100 * value, 2) for rate, value in values.items()}, "chosen:", best[side])
 
         def repeated(side: str, seed: int) -> None:
             claim.run(claim.train(side, best[side], seed), f"{side}-{seed}", side, claim.splits)
@@ -137,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rationales", type=float, help="with --vision: share of the pictures with rationales")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, default=Path.home() / ".cache" / "lens-bench")
-    parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0], help="on the learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 2e-4, 4e-4], help="learning rates of language")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--splits", nargs="+", default=SPLITS)
     parser.add_argument("--jobs", type=int, default=1)
@@ -156,7 +148,7 @@ def main() -> None:
         if side not in settings:
             parser.error(f"--set {text}: not of the form grpo:KEY=VALUE or supervised:KEY=VALUE")
         settings[side] = (*settings[side], setting)
-    compare(Claim(start, asked.out, asked.data_root, settings, asked.splits), asked.factors, asked.seeds, asked.jobs)
+    compare(Claim(start, asked.out, asked.data_root, settings, asked.splits), asked.rates, asked.seeds, asked.jobs)
 
 
 if __name__ == "__main__":

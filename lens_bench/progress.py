@@ -73,12 +73,12 @@ class PlainProgress:
 
     def __init__(self) -> None:
         self._title = self._workers = ""
-        self._total = self._done = self._answered = self._errors = 0
+        self._total = self._done = self._said = self._answered = self._errors = 0
         self._start = self._last = 0.0
 
     def start(self, title: str, total: int, done: int) -> None:
         """Say what begins."""
-        self._title, self._total, self._done = title, total, done
+        self._title, self._total, self._done, self._said = title, total, done, done
         self._answered = self._errors = 0
         self._start = self._last = time.monotonic()
         err.print(f"{title}: {done} of {total} done", markup=False, highlight=False, soft_wrap=True)
@@ -100,12 +100,12 @@ class PlainProgress:
         note(message)
 
     def stop(self) -> None:
-        """Print where it stands, if anything was done."""
-        if self._answered:
+        """Print where it stands, if that was not said."""
+        if self._done > self._said:
             self._print()
 
     def _print(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._said = time.monotonic(), self._done
         rate = self._answered / max(self._last - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else 0.0
         failed = f", {self._errors} failed" if self._errors else ""

@@ -176,6 +176,12 @@ def arithmetic(environment: Mapping[str, object]) -> JsonObject:
     }
 
 
+def commit(environment: Mapping[str, object]) -> str:
+    """The commit of lens-bench that an environment names, in words; empty where it names none."""
+    git = cast("Mapping[str, object]", environment.get("git") or {})
+    return str(git.get("commit", ""))[:12] + (" with uncommitted changes" if git.get("dirty") else "")
+
+
 def _settings(content: object, files: RunFiles) -> Settings:
     names = {f.name for f in fields(Settings)}
     if not isinstance(content, dict) or content.keys() != names:

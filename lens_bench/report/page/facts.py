@@ -12,6 +12,7 @@ from lens_bench.report.changes import Change, headline
 from lens_bench.report.compare import Comparison
 from lens_bench.report.figures import NOTHING, interval, p_value, percent, points, title
 from lens_bench.report.runset import ScoredRun
+from lens_bench.run.manifest import commit
 from lens_bench.scoring.ratios import ratios
 from lens_bench.scoring.stats import Interval, intervals
 from lens_bench.scoring.table import ScoreTable
@@ -131,8 +132,6 @@ def run_facts(run: ScoredRun) -> list[tuple[str, list[tuple[str, str]]]]:
     settings = {k: v for k, v in asdict(m.settings).items() if v not in (None, {}, "")}
     answered = f"{len(run.scores):,} of {m.n_samples:,}" + ("" if run.complete else " (not complete)")
     load = {k: v for k, v in (m.load_report or {}).items() if v}
-    git = cast("Mapping[str, object]", about.get("git") or {})
-    commit = str(git.get("commit", ""))[:12] + (" with uncommitted changes" if git.get("dirty") else "")
     return [
         (
             "Data",
@@ -146,7 +145,7 @@ def run_facts(run: ScoredRun) -> list[tuple[str, list[tuple[str, str]]]]:
         (
             "Environment",
             [
-                *_pairs(created=m.created, **({"commit": commit} if commit else {})),
+                *_pairs(created=m.created, **({"commit": of} if (of := commit(about)) else {})),
                 *_flat({k: v for k, v in about.items() if k != "git"}),
             ],
         ),

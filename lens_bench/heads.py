@@ -76,7 +76,9 @@ def load_yaml(path: Path) -> dict[str, object]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - the C safe loader
     except FileNotFoundError:
-        raise UsageError(f"no card at {path}", "a model is a folder with model.yaml and adapter.py") from None
+        model = path.name == "model.yaml"
+        hint = "a model is a folder with model.yaml and adapter.py" if model else "`lens-bench list suites` shows names"
+        raise UsageError(f"no card at {path}", hint) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -93,6 +93,17 @@ def test_dry_run_says_what_is_missing(cli: Any, tmp_path: Path) -> None:
     assert "was not found" in result.stdout
 
 
+def test_a_folder_of_runs_is_not_shown_and_one_of_them_is_named(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    cli(*tiny.run("oracle", tmp_path / "out"))
+    (folder,) = (tmp_path / "out/tiny/val").iterdir()
+    for place in (tmp_path, tmp_path / "out", tmp_path / "out/tiny/val"):
+        result = cli("show", place)
+        assert result.returncode == 2
+        assert f"name one: {folder}" in result.stderr
+    (tmp_path / "center").symlink_to(tmp_path / "out")
+    assert cli("show", "center", cwd=tmp_path).returncode == 0  # the model of that name
+
+
 def test_score_under_another_protocol(cli: Any, tiny: Any, tmp_path: Path) -> None:
     cli(*tiny.run("oracle", tmp_path))
     (folder,) = (tmp_path / "tiny/val").iterdir()
@@ -102,6 +113,7 @@ def test_score_under_another_protocol(cli: Any, tiny: Any, tmp_path: Path) -> No
     assert lisa["metrics"]["ciou"] < 1
     shown = cli("show", folder).stdout
     assert "parts overlap" in shown
+    assert "{" not in shown
     assert "24 answers cover more than the target that lisa leaves" in shown
     assert json.loads(cli("score", tmp_path, *where).stdout)["metrics"]["ciou"] == 1.0
 
@@ -151,7 +163,9 @@ def test_shards_and_merge(cli: Any, tiny: Any, tmp_path: Path) -> None:
         (["run", "--suite", "refcoco"], 2, ["--model"]),
         (["score"], 2, ["RUN_DIR"]),
         (["score", "nowhere"], 2, ["nowhere is not a run directory"]),
+        (["run", "--suite", "none.yaml", "--model", "oracle"], 2, ["no card at none.yaml", "list suites"]),
         (["show", "refcooc"], 2, ["refcooc", "did you mean"]),
+        (["show", "no/such/run"], 2, ["there is nothing at no/such/run", "named by its directory"]),
         (["list", "modles"], 2, ["modles", "did you mean models"]),
         (["data", "make", "refcoco"], 2, ["not generated"]),
         (["data", "verify", "refcoco", "--data-root", "nowhere"], 4, ["was not found"]),

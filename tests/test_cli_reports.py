@@ -84,7 +84,9 @@ def test_leaderboard(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
         assert cli("leaderboard", "--results", runs["out"], "--format", kind, "-o", target).returncode == 0
         assert "LENS-3B" in target.read_text()
     published = cli("leaderboard", "--results", tmp_path / "none", "--include", "published", "--suite", "refcoco")
-    assert "LENS-3B" in published.stdout
+    assert "LENS-3B" in published.stdout and "there is no folder" not in published.stderr
+    mistaken = cli("leaderboard", "--results", tmp_path / "nowhere", "-o", tmp_path / "board.csv", "--suite", "refcoco")
+    assert f"there is no folder {tmp_path / 'nowhere'}, so nothing measured is shown" in mistaken.stderr
     wrong = cli("leaderboard", "--results", runs["out"], "--metric", "cio")
     assert wrong.returncode == 2
     assert "ciou" in wrong.stderr

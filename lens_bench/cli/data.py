@@ -13,7 +13,7 @@ from lens_bench.cli.options import AsJson, DataRoot, Splits, command, names
 @command
 def make(
     suite: Annotated[str, typer.Argument(help="A generated suite: shapes, shapes-reason, shapes-multi.")],
-    split: Splits = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Split or splits; default: all.")] = None,
     data_root: DataRoot = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes. The files do not depend on it.")] = 2,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from lens_bench.console import columns, facts, note, out
 from lens_bench.errors import UsageError
 from lens_bench.heads import marks
-from lens_bench.registry import catalogue, find_model, find_suite, suggest
+from lens_bench.registry import catalogue, find_model, find_suite, split_reference, suggest
 from lens_bench.scoring.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
@@ -66,7 +67,20 @@ def show(name: str, *, as_json: bool = False) -> None:
     elif path.suffix in (".yaml", ".yml") or any(name in (c.name, *c.aliases) for c in catalogue().suites):
         _show_suite(find_suite(name), as_json=as_json)
     else:
+        if not any(name in (c.name, *c.aliases) for c in catalogue().models):
+            _refuse_path(name, path)
         _show_model(_model(name), as_json=as_json)
+
+
+def _refuse_path(name: str, path: Path) -> None:
+    """Say of a path that names nothing to show what is there: nothing, or a folder with runs. Names pass."""
+    if os.sep in name and not path.exists() and not split_reference(name)[1]:
+        raise UsageError(f"there is nothing at {path}", "a run is named by its directory, a model by its folder")
+    if path.is_dir() and not (path / "model.yaml").is_file():
+        # No deeper than <results>/<runs>/<suite>/<split>/<run>: the folder may be somebody's home.
+        found = (file for deep in range(1, 5) for file in path.glob("*/" * deep + "manifest.json"))
+        if run := next(found, None):
+            raise UsageError(f"{path} is not a run directory, but holds some", f"name one: {run.parent}")
 
 
 def _model(name: str) -> ModelCard:
@@ -180,7 +194,7 @@ def _plain(value: object) -> str:
 
 def _show_run(files: RunFiles, *, as_json: bool) -> None:
     from lens_bench.console import summary_table
-    from lens_bench.run.manifest import read_manifest
+    from lens_bench.run.manifest import commit, read_manifest
     from lens_bench.run.summary import read_summary
 
     manifest = read_manifest(files)
@@ -188,8 +202,7 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
     if as_json:
         _json(summary)
         return
-    settings = manifest.settings
-    git = manifest.environment.get("git")
+    settings, about = manifest.settings, manifest.environment
     out.print(
         facts(
             [
@@ -201,7 +214,7 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
                 ("device", f"{manifest.device}, {settings.dtype}"),
                 ("limit", settings.limit),
                 ("started", manifest.created),
-                ("lens-bench", f"{manifest.environment.get('lens_bench')} {git or ''}".strip()),
+                ("lens-bench", f"{about.get('lens_bench')} {commit(about)}".strip()),
             ]
         )
     )

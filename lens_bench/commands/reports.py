@@ -25,6 +25,8 @@ def leaderboard(
 
     if kind not in FORMATS:
         raise UsageError(f"there is no format {kind!r}", suggest(kind, FORMATS) or f"one of: {', '.join(FORMATS)}")
+    if "measured" in include and not results.is_dir():
+        note(f"there is no folder {results}, so nothing measured is shown; --results names it")
     board = build(results, home("results") / "published.csv", suite, metric, frozenset(include))
     folder = results.parent if results.name == "runs" else results
     csv = output if output and kind in ("csv", "table") else folder / "leaderboard.csv"

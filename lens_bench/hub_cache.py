@@ -25,6 +25,6 @@ def cached_folder(repository: str, what: str, argument: str) -> Path:
         return Path(snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise CheckpointError(
-            f"{what} ({repository}) is not in the local Hub cache",
+            f"not in the local Hub cache: {what} ({repository})",
             f"fetch it with `hf download {repository}`, or name a folder: --model-arg {argument}=FOLDER",
         ) from None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from lens_bench import masks
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.sources import digest_files, folder_shards
+from lens_bench.perf.clock import StageClock
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Query
 from lens_bench.vlm.adapter import Arguments, LoadedTalker, dtype_of, load_talker, sizing_of, talker_identity
 
@@ -32,7 +32,7 @@ class _Sam3Adapter:
         self.options = options
         self.args = Arguments(options)
         self._sam: Sam3 | None = None
-        self._seconds: dict[str, float] = {}
+        self._clock = StageClock(options.device)
 
     @property
     def sam(self) -> Sam3:
@@ -79,18 +79,16 @@ class _Sam3Adapter:
         with self.stage("SAM 3 features"):
             return self.sam.encode([task.rgb for task in tasks])
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        begin = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Add the time of a block to a stage, by the device's clock."""
+        return self._clock.stage(name)
 
     def shares(self, count: int) -> dict[str, float]:
-        """Milliseconds per stage and query of ``count`` queries, and start anew."""
-        share = {stage: 1000 * seconds / max(1, count) for stage, seconds in self._seconds.items()}
-        self._seconds = {}
-        return share
+        """Milliseconds per stage and query of ``count`` queries, and start anew. Phrases are found during turns."""
+        seconds, self._clock = self._clock.seconds(), StageClock(self.options.device)
+        if "turns" in seconds:
+            seconds["turns"] -= seconds.get("phrases", 0.0)
+        return {stage: 1000 * spent / max(1, count) for stage, spent in seconds.items()}
 
 
 class Sam3Text(_Sam3Adapter):
@@ -178,9 +176,8 @@ class Sam3Agent(_Sam3Adapter):
             with self.stage("phrases"):
                 return self.sam.find([(seen[asked[agent][0]], phrase) for agent, phrase in phrases])
 
-        begin = time.perf_counter()
-        outcomes = drive(agents, language.talker.ask, find)
-        self._seconds["turns"] = time.perf_counter() - begin - self._seconds.get("phrases", 0.0)
+        with self.stage("turns"):
+            outcomes = drive(agents, language.talker.ask, find)
         share = self.shares(len(asked))
         return [self._prediction(query, o, share) for (_, query), o in zip(asked, outcomes, strict=True)]
 

@@ -9,14 +9,15 @@ same as with whole rows, whatever the batch (tested).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lens_bench import masks
 from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
 from lens_bench.lens.cache import KeyValues, Prefix
+from lens_bench.lens.host import Host
 from lens_bench.llava_sam.conversation import Prompt
 from lens_bench.llava_sam.images import clip_pixels
 from lens_bench.llava_sam.modeling import LlavaSam
@@ -88,6 +89,7 @@ class Engine:
         per_row = row_bytes(model.llama.config, model.embedding.weight.dtype, _ROW_TOKENS)
         self._rows = Budget(rows or row_budget(model.device, per_row), "expressions")
         self._masks = Budget(32 if cuda else 4, "masks")
+        self._host = Host(model.device)
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Pixels], asks: Sequence[Ask]) -> list[Answer]:
@@ -189,7 +191,7 @@ class Engine:
 
     def _paint(self, images: Sequence[Pixels], asks: Sequence[Ask], read: Sequence[_Read]) -> list[tuple[Rle, ...]]:
         """Paint the masks image by image, so that the features of one image are held at a time."""
-        out: list[tuple[Rle, ...]] = [()] * len(asks)
+        out: list[tuple[Future[Rle], ...]] = [()] * len(asks)
         for image in sorted({ask.image for ask in asks}):
             rows = [row for row, ask in enumerate(asks) if ask.image == image and read[row].states]
             if not rows:
@@ -197,9 +199,11 @@ class Engine:
             found = iter(self._masks_of(images[image], [state for row in rows for state in read[row].states]))
             for row in rows:
                 out[row] = tuple(next(found) for _ in read[row].states)
-        return out
+        # Waited for at the end: encoding goes on beside the next image.
+        with self._clock.stage("masks"):
+            return [tuple(mask.result() for mask in row) for row in out]
 
-    def _masks_of(self, pixels: Pixels, states: list[Tensor]) -> list[Rle]:
+    def _masks_of(self, pixels: Pixels, states: list[Tensor]) -> list[Future[Rle]]:
         sam = self.model.sam
         with self._clock.stage("resize"):
             seen = prepare(pixels, sam.side)
@@ -207,9 +211,9 @@ class Engine:
             features = sam.features(seen.pixels.unsqueeze(0).to(self.model.device))
         prompts = self.model.prompts(torch.stack(states))
 
-        def paint(numbers: Sequence[int]) -> list[Rle]:
+        def paint(numbers: Sequence[int]) -> list[Future[Rle]]:
             logits = upsample(sam.masks(features, prompts[list(numbers)]), seen)
-            return [masks.encode(mask) for mask in (logits > 0).cpu().numpy()]
+            return [self._host.encode(mask) for mask in logits > 0]
 
         with self._clock.stage("masks"):
             return self._masks.run(range(len(states)), paint)

@@ -265,9 +265,11 @@ class _RepetitionPenalty(LogitsProcessor):
         """Divide positive scores of tokens already there by the penalty, multiply negative ones."""
         written = input_ids.shape[1] - self._mask.shape[1]
         real = torch.cat([self._mask, self._mask.new_ones(len(input_ids), written)], dim=1)
-        seen = torch.zeros_like(scores, dtype=torch.int).scatter_add_(1, input_ids, real.int()) > 0
-        punished = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        return torch.where(seen, punished, scores)
+        # Only scores that change are looked at, few of the vocabulary. The last token of a row is never padding.
+        seen = torch.where(real, input_ids, input_ids[:, -1:])
+        found = scores.gather(1, seen)
+        punished = torch.where(found < 0, found * self._penalty, found / self._penalty)
+        return scores.scatter(1, seen, punished)
 
 
 def weight_digest(folder: Path) -> str:

@@ -1,6 +1,7 @@
-"""How much of a run's wall clock is not the model, with a model that does work: LENS of some 50 M parameters.
+"""How much of a run's wall clock is not the model, with models that do work: LENS, LISA, a VLM with SAM 2.
 
-    python benchmarks/run/hidden.py                              # 12 images, 7 expressions each, on the CPU
+    python benchmarks/run/hidden.py                              # LENS of 50 M; 12 images, 7 expressions each
+    python benchmarks/run/hidden.py --model small_lisa           # LISA of 70 M; small_vlm: Qwen2.5-VL and SAM 2, 80 M
     python benchmarks/run/hidden.py --device cuda --images 200
 
 Everything that the loop does but for the calls of the model (reading, decoding, checking, journal, scoring, summary)
@@ -32,13 +33,14 @@ AT_MOST = 0.03
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="small_lens", choices=["small_lens", "small_lisa", "small_vlm"])
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of torch, on the CPU")
     parser.add_argument("--batch-size", type=int, default=4)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    card = find_model(str(Path(__file__).parent / "small_lens"))
+    card = find_model(str(Path(__file__).parent / asked.model))
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["LENS_BENCH_CACHE"] = "off"
         root = make(Path(scratch) / "made", asked.images)

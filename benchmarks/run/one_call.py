@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    random_weights._fill = repeat
-    StageClock.stage = ProcessorClock.stage  # type: ignore[method-assign]
+    vars(random_weights)["_fill"] = repeat
+    StageClock.stage = ProcessorClock.stage  # type: ignore[assignment, method-assign]
     if asked.layers:
         fewer_layers(asked.layers)
     card = find_model(asked.model)

@@ -14,7 +14,7 @@ from lens_bench.lens.config import sam_preset
 from lens_bench.lens.hf import Sam2Config
 from lens_bench.lens.random_weights import draw
 from lens_bench.lens.sam import SamPart
-from lens_bench.lens.tiny import SPECIAL, byte_tokenizer
+from lens_bench.lens.tiny import SPECIAL, byte_tokenizer, special_id
 from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction
 from lens_bench.registry import find_model, make_segmenter, resolve_args
 from lens_bench.sam2.model import Sam2
@@ -42,7 +42,7 @@ class SmallVlm:
     def __init__(self, options: ModelOptions) -> None:
         card = find_model("qwen2.5-vl-3b+sam2")
         self._options, self._folder = options, tempfile.TemporaryDirectory()
-        self._tokens = int(options.args["tokens"])
+        self._tokens = int(options.args["tokens"] or 1)
         _write(Path(self._folder.name))
         args = resolve_args(card, {"checkpoint": self._folder.name, "question": QUESTION})
         inner = make_segmenter(
@@ -61,7 +61,7 @@ class SmallVlm:
         seed, device, dtype = self._options.seed, self._options.device, dtype_of(self._options)
         settings = LocalSettings(self._tokens, forced=True)
         model = random_vlm("", Path(self._folder.name), seed, [device], dtype, settings)
-        preset = sam_preset("sam2_hiera_t", int(self._options.args["sam_size"]))
+        preset = sam_preset("sam2_hiera_t", int(self._options.args["sam_size"] or 512))
         with torch.device("meta"):
             part = SamPart(Sam2Config(**json.loads(json.dumps(preset))))
         draw(part, seed, device, lambda _: dtype)
@@ -85,7 +85,7 @@ class SmallVlm:
 def _write(folder: Path) -> None:
     """Configuration, processor and generation settings, as a checkpoint's folder has them."""
     tokenizer = byte_tokenizer().inner
-    ids = {name: int(tokenizer.convert_tokens_to_ids(name)) for name in SPECIAL}
+    ids = {name: special_id(name) for name in SPECIAL}
     tokens = {
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
@@ -97,5 +97,7 @@ def _write(folder: Path) -> None:
     text = {**TEXT, **ends, "vocab_size": len(tokenizer)}
     Qwen2_5_VLConfig.from_dict({"text_config": text, "vision_config": VISION, **tokens}).save_pretrained(folder)
     processor_of("qwen2_5_vl", tokenizer).save_pretrained(folder)
-    settings = GenerationConfig(eos_token_id=[end, rest], pad_token_id=rest, repetition_penalty=1.05)
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=[end, rest], pad_token_id=rest, repetition_penalty=1.05
+    )
     settings.save_pretrained(folder)

@@ -189,7 +189,8 @@ def _first_layout(suite: SuiteCard, split: str, roots: list[Path], names: Mappin
     hint = f"`lens-bench show {suite.name}` lists the known layouts and where to get the files; see also --data-root"
     if suite.generated:
         hint = f"`lens-bench data make {suite.name} --split {split}` makes it"
-    raise DataError(f"{suite.name} {split} was not found: no {missing} (nor in {len(roots) - 1} other places)", hint)
+    others = f" (nor in {len(roots) - 1} other places)" if len(roots) > 1 else ""
+    raise DataError(f"{suite.name} {split} was not found: no {missing}{others}", hint)
 
 
 def _reader(suite: SuiteCard) -> Reader:

@@ -43,6 +43,14 @@ def test_the_first_root_with_every_required_file_is_taken(tiny: Any) -> None:
     assert locate(_card(), "all", tiny.root).files["annotations"].parent == tiny.root / "second/all"
 
 
+def test_where_a_split_was_looked_for_is_said(tiny: Any) -> None:
+    with pytest.raises(DataError, match=r"annotations\.json \(nor in 2 other places\)$"):
+        locate(_card(), "all", tiny.root)
+    one = {"required": {"annotations": "annotations.json"}, "roots": ["only"]}
+    with pytest.raises(DataError, match=r"only/annotations\.json$"):
+        locate(_card(files=one), "all", tiny.root)
+
+
 def test_a_splits_own_roots_and_options_come_first(tiny: Any) -> None:
     _write(tiny, "first/x")
     _write(tiny, "first/y")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import get_args
 
@@ -44,8 +43,9 @@ def plain(prediction: Prediction, size: Size) -> Prediction:
     if mask is not None and status != "ok" and area(mask):
         raise RunError(f"{where} has a mask and the status {status}")
     tokens = prediction.tokens
-    return replace(
-        prediction,
+    return Prediction(
+        sample_id=prediction.sample_id,
+        status=status,
         mask=mask,
         box=None if prediction.box is None else _box(prediction.box, where),
         score=None if prediction.score is None else _number(prediction.score, f"the score in {where}"),

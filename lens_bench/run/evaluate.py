@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from lens_bench.errors import DataError, RunError
@@ -117,13 +119,26 @@ def _answer_rest(
     for note in report.notes:
         progress.note(note)
     speed.load_s = session.load_s
-    with Journal(plan.files.predictions) as journal, speed.loop():
+    with Journal(plan.files.predictions) as journal, speed.loop(), _settled():
         budget = _ErrorBudget(plan, scorer.errors)
         for predictions in session.answers(plan, work, speed, progress):
             journal.append(predictions)
             scorer.put(*predictions)
             speed.answers(predictions)
             progress.advance(len(predictions), budget.spend(predictions))
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Leave what is there already, samples and model, out of garbage collections: it all outlives the loop."""
+    if gc.get_freeze_count():  # somebody else's, who will thaw it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _record_session(plan: Plan, report: LoadReport, done: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from lens_bench.errors import DataError, RunError, UsageError
-from lens_bench.masks import rle_from_json, rle_to_json
+from lens_bench.masks import rle_from_json
 from lens_bench.records import Box, Prediction, Score, Status, Tokens
 from lens_bench.run.contract import plain
 from lens_bench.scoring.metrics import score_from_json, score_to_json
@@ -25,6 +25,9 @@ JsonObject = dict[str, object]
 # Made once: `json.dumps` would make an encoder a line.
 _score_line = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _prediction_line = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_quoted = json.encoder.encode_basestring
+_NOTHING: JsonObject = dict.fromkeys(("box", "score", "text", "tokens"), None) | {"stages_ms": {}, "error": None}
+_NO_MORE = _prediction_line(_NOTHING)[1:]  # of an answer that is a mask and nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +159,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:
 
 
 def prediction_to_line(prediction: Prediction) -> bytes:
-    """One line of ``predictions.jsonl``, newline included."""
-    content: JsonObject = {
-        "sample_id": prediction.sample_id,
-        "status": prediction.status,
-        "mask": rle_to_json(prediction.mask) if prediction.mask else None,
+    """One line of ``predictions.jsonl``, newline included: what ``json`` writes, most of it without asking it."""
+    mask, tokens = prediction.mask, prediction.tokens
+    counts = "null" if mask is None else _quoted(mask.counts.decode("ascii"))
+    values = {
         "box": list(prediction.box) if prediction.box else None,
         "score": prediction.score,
         "text": prediction.text,
-        "tokens": (
-            {"prompt": prediction.tokens.prompt, "completion": prediction.tokens.completion}
-            if prediction.tokens
-            else None
-        ),
+        "tokens": {"prompt": tokens.prompt, "completion": tokens.completion} if tokens else None,
         "stages_ms": {k: round(v, 3) for k, v in prediction.stages_ms.items()},
         "error": prediction.error,
     }
-    return _prediction_line(content).encode() + b"\n"
+    rest = _NO_MORE if values == _NOTHING else _prediction_line(values)[1:]
+    shown = "null" if mask is None else f'{{"size":[{mask.size[0]:d},{mask.size[1]:d}],"counts":{counts}}}'
+    head = f'{{"sample_id":{_quoted(prediction.sample_id)},"status":{_quoted(prediction.status)},"mask":{shown},'
+    return (head + rest).encode() + b"\n"
 
 
 def prediction_from_json(content: JsonObject, what: str) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_an_image_file_is_an_image_source(tmp_path: Path) -> None:
 
 def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_save(tmp_path / "a.png", Image.fromarray(RGB)).read(), RGB)
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+def test_a_file_that_comes_in_pieces_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    file = _save(tmp_path / "a.png", Image.fromarray(RGB))
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, most)))
+    np.testing.assert_array_equal(file.read(), RGB)
 
 
 def test_a_plain_jpeg_is_what_pillow_decodes(tmp_path: Path) -> None:

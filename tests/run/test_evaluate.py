@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -78,6 +79,17 @@ def test_interrupted_and_continued_is_the_same(
     if 0 < kept < 72:
         assert not summary["perf"]["comparable"]
         assert "resumed" in summary["perf"]["reasons"][0]
+
+
+def test_objects_are_kept_out_of_garbage_collections_no_longer_than_a_run(tiny: Any, tmp_path: Path) -> None:
+    finish(tiny.plan("oracle", tmp_path / "a"))
+    assert gc.get_freeze_count() == 0
+    gc.freeze()  # what somebody else has frozen stays so
+    try:
+        finish(tiny.plan("oracle", tmp_path / "b"))
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_a_line_twice_counts_once(tiny: Any, tmp_path: Path, reference: list[str]) -> None:

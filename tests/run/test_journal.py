@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_bench.errors import DataError, UsageError
-from lens_bench.masks import box_mask
+from lens_bench.masks import box_mask, encode, rle_to_json
 from lens_bench.records import Prediction, Tokens
 from lens_bench.run.files import RunFiles, prediction_to_line
 from lens_bench.run.journal import Journal, Lock, read, repair
@@ -35,6 +37,38 @@ def write(path: Path, predictions: list[Prediction]) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write(tmp_path / "p.jsonl", PREDICTIONS)
     assert list(read(tmp_path / "p.jsonl")) == PREDICTIONS
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        *PREDICTIONS,
+        Prediction('a"b\\c\u2028\x01é', "ok", mask=encode(np.random.default_rng(0).random((60, 80)) < 0.5)),
+        Prediction("only a score", "ok", mask=FULL.mask, score=0.0),
+        Prediction("a box", "ok", box=(0.1, 1e300, 3.0, -0.0)),
+    ],
+    ids=lambda p: p.status,
+)
+def test_a_line_is_what_json_writes(prediction: Prediction) -> None:
+    mask, tokens = prediction.mask, prediction.tokens
+    content = {
+        "sample_id": prediction.sample_id,
+        "status": prediction.status,
+        "mask": rle_to_json(mask) if mask else None,
+        "box": prediction.box,
+        "score": prediction.score,
+        "text": prediction.text,
+        "tokens": {"prompt": tokens.prompt, "completion": tokens.completion} if tokens else None,
+        "stages_ms": prediction.stages_ms,
+        "error": prediction.error,
+    }
+    expected = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    assert prediction_to_line(prediction) == expected.encode() + b"\n"
+
+
+def test_what_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        prediction_to_line(Prediction("a", "ok", score=float("nan")))
 
 
 def test_appending_continues(tmp_path: Path) -> None:

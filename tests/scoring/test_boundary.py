@@ -33,7 +33,7 @@ def test_cropped_bands_equal_those_of_whole_images(seed: int, size: tuple[int, i
         if len(band.bits):
             rows = slice(8 * band.top, 8 * (band.top + band.bits.shape[1]))
             cut = pasted[rows, band.x : band.x + len(band.bits)]
-            cut[:] = np.unpackbits(band.bits, axis=1, count=len(cut)).T
+            cut[:] = np.unpackbits(band.bits, axis=1, count=len(cut), bitorder="little").T
         assert np.array_equal(pasted, whole)
     union = (full[0] | full[1]).sum()
     assert band_iou(*bands) == ((full[0] & full[1]).sum() / union if union else None)

@@ -7,8 +7,9 @@ The loop reads, decodes, asks, checks, journals, scores under ``strict`` and wri
 earlier run is on disk, as after the first model of a suite. The loader opens the same files with Pillow, converts them
 to RGB tensors and stacks them: nothing else is asked of it. Both look at every sixteenth pixel. Its number of workers
 is the one of 0, 1 and 2 that is fastest in the first round. Rounds alternate, so that other load meets both; the best
-round of each counts. CPU seconds are those of all processes. Exit status 1 where the loop has less than 0.9 of the
-loader's images a second.
+round of each counts. CPU seconds are those of all processes. Three models of no cost: `glance` looks at every image and
+answers with ragged masks, `stare` looks and answers with the whole image, `full` answers so without reading an image.
+Exit status 1 where the loop with `glance`, the hardest, has less than 0.9 of the loader's images a second.
 """
 
 from __future__ import annotations
@@ -113,15 +114,15 @@ def compare(root: Path, images: int, rounds: int, file: Path | None) -> int:
     if len(refs["images"]) != images:
         raise SystemExit(f"{root} holds another set: name another folder with --data")
     expressions = 10_834 * images // IMAGES
-    glance = str(Path(__file__).parent / "glance")
+    models = {name: str(Path(__file__).parent / name) for name in ("glance", "stare")} | {"full": "full"}
     tried = {workers: timed(partial(loader, paths, workers)) for workers in (0, 1, 2)}
     best = min(tried, key=lambda w: tried[w].wall_s)
-    loop(root, glance, expressions)  # fills the store of ground truth
-    found: dict[str, list[Round]] = {"DataLoader": [], "glance": [], "full": []}
+    loop(root, models["glance"], expressions)  # fills the store of ground truth
+    found: dict[str, list[Round]] = {name: [] for name in ("DataLoader", *models)}
     for _ in range(rounds):
         found["DataLoader"].append(timed(lambda: loader(paths, best)))
-        found["glance"].append(loop(root, glance, expressions))
-        found["full"].append(loop(root, "full", expressions))
+        for name, model in models.items():
+            found[name].append(loop(root, model, expressions))
     figures = {
         name: {
             "wall_s": min(r.wall_s for r in rs),
@@ -136,8 +137,9 @@ def compare(root: Path, images: int, rounds: int, file: Path | None) -> int:
     print(f"torch {torch.__version__}, OpenCV {cv2.__version__}, peak memory of this process {peak_rss_mb():.0f} MB")
     labels = {
         "DataLoader": f"DataLoader, {best} workers, decodes only",
-        "glance": "run loop, looks at every image, scored",
-        "full": "run loop, model `full` (reads no image), scored",
+        "glance": "run loop, `glance`: decodes, ragged masks",
+        "stare": "run loop, `stare`: decodes, whole images",
+        "full": "run loop, `full`: reads no image",
     }
     print(f"{'':50s}{'wall s':>8s}{'CPU s':>8s}{'images/s':>10s}{'expr./s':>10s}")
     for name, row in figures.items():

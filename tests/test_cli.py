@@ -162,6 +162,7 @@ def test_shards_and_merge(cli: Any, tiny: Any, tmp_path: Path) -> None:
         (["run", "--suite", "refcoco", "--model", "oracle", "--data-root", "nowhere"], 4, ["was not found", "hint"]),
         (["run", "--suite", "refcoco"], 2, ["--model"]),
         (["score"], 2, ["RUN_DIR"]),
+        (["score", "--suite", "refcoco", "--predictions", "no.jsonl"], 4, ["there is no predictions file no.jsonl"]),
         (["score", "nowhere"], 2, ["nowhere is not a run directory"]),
         (["run", "--suite", "none.yaml", "--model", "oracle"], 2, ["no card at none.yaml", "list suites"]),
         (["show", "refcooc"], 2, ["refcooc", "did you mean"]),

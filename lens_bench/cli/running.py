@@ -24,7 +24,7 @@ from lens_bench.cli.options import (
     command,
     names,
 )
-from lens_bench.errors import UsageError
+from lens_bench.errors import DataError, UsageError
 
 
 @command
@@ -117,6 +117,8 @@ def score(
     if runs and not predictions:
         work.rescore(runs, protocol, root_of(data_root), suite=suite, as_json=as_json)
     elif predictions and suite and not runs:
+        if not predictions.is_file():
+            raise DataError(f"there is no predictions file {predictions}", "JSON Lines or a JSON array")
         request = work.Request(
             args={"predictions": str(predictions)},
             data_root=root_of(data_root),

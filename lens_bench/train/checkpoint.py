@@ -13,9 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.checkpoint import Precision, assign
@@ -24,14 +22,16 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import MemorySource, SafetensorsSource, folder_shards
+from lens_bench.train.assembly import Assembly
 from lens_bench.train.config import TrainRecipe
+from lens_bench.train.devices import layout
 from lens_bench.train.lora import merged
+from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
 
-STATE = "trainer_state.pt"
+STATE, ZERO = "trainer_state.pt", "deepspeed"
 FINAL = "final"
 _NAME = re.compile(r"checkpoint-(\d{8})")
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 # What may change between the parts of a training without changing what is trained.
 _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence")
 
@@ -39,12 +39,16 @@ _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "mode
 class Keeper:
     """Writes and finds the checkpoints of one stage.
 
+    What is in them depends neither on the number of ranks nor on whether they hold parts of the model: training may go
+    on with others. DeepSpeed's state of the optimizer is the exception, and lies in a folder of its own.
+
     Args:
         folder: Of the stage.
         recipe: What is trained.
         accelerator: Only the first rank writes.
         tokenizer: Goes with the weights.
         hashes: Content hash of the data.
+        made: Model and optimiser.
     """
 
     def __init__(
@@ -54,65 +58,77 @@ class Keeper:
         accelerator: Accelerator,
         tokenizer: HubTokenizer,
         hashes: Mapping[str, str],
+        made: Assembly,
     ) -> None:
         self.folder = folder
         self._recipe = recipe
         self._accelerator = accelerator
         self._tokenizer = tokenizer
         self._hashes = hashes
+        self._made = made
 
-    @property
-    def sharded(self) -> bool:
-        """Whether ranks hold parts of the weights."""
-        return self._accelerator.distributed_type in _SHARDED
-
-    def save(self, step: int, trainee: nn.Module, lens: LensModel, optimiser: Optimizer) -> Path:
+    def save(self, step: int) -> Path:
         """Write a checkpoint to resume from, then remove the oldest ones; returns its folder."""
-        target = self.folder / f"checkpoint-{step:08d}"
+        target, made, first = self.folder / f"checkpoint-{step:08d}", self._made, self._accelerator.is_main_process
         part = self._begin(target)
-        plain = self._plain(trainee, lens)
-        if self.sharded:
-            self._accelerator.save_state(str(part / "sharded"))
-        if self._accelerator.is_main_process:
-            self._write(part, plain, step)
-            state = {"step": step, "extra": _extra(self._accelerator.unwrap_model(trainee), lens)}
-            torch.save(state if self.sharded else {**state, "optimiser": optimiser.state_dict()}, part / STATE)
+        zero = layout() == "deepspeed"
+        if zero:
+            self._accelerator.save_state(str(part / ZERO))
+        moments = None if zero else whole_state(made.optimiser, keep=first)
+        with made.whole():
+            if first:
+                self._write(part, merged(made.lens), step)
+                extra = _extra(self._trainee.probe, made.lens)
+        if first:
+            torch.save({"step": step, "extra": extra, "optimiser": moments}, part / STATE)
             _move(part, target)
             for old in checkpoints(self.folder)[: -self._recipe.saving.keep]:
                 shutil.rmtree(old)
         self._accelerator.wait_for_everyone()
         return target
 
-    def finish(self, step: int, trainee: nn.Module, lens: LensModel) -> Path:
+    def finish(self, step: int) -> Path:
         """Write the result, in the recipe's precision and without the optimizer."""
         target = self.folder / FINAL
         part = self._begin(target)
-        plain = self._plain(trainee, lens)
-        if self._accelerator.is_main_process:
-            dtype = getattr(torch, self._recipe.saving.dtype)
-            plain = plain if dtype == torch.float32 else _cast(plain, dtype)
-            self._write(part, plain, step)
-            _move(part, target)
+        with self._made.whole():
+            if self._accelerator.is_main_process:
+                plain, dtype = merged(self._made.lens), getattr(torch, self._recipe.saving.dtype)
+                self._write(part, plain if dtype == torch.float32 else _cast(plain, dtype), step)
+                _move(part, target)
         self._accelerator.wait_for_everyone()
         return target
 
-    def restore(self, folder: Path, trainee: nn.Module, lens: LensModel, optimiser: Optimizer) -> int:
+    def restore(self, folder: Path) -> int:
         """Put a checkpoint's trained weights and optimizer state in place; returns the number of steps done.
 
         Raises:
             CheckpointError: It is incomplete or belongs to another model.
+            UsageError: It was written with DeepSpeed and is read without, or the other way round.
         """
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except (FileNotFoundError, RuntimeError, EOFError) as error:
             raise CheckpointError(f"{folder} cannot be resumed: {' '.join(str(error).split())[:120]}") from None
-        if self.sharded:
-            self._accelerator.load_state(str(folder / "sharded"))
+        zero, trainee = layout() == "deepspeed", self._trainee
+        if zero is not (folder / ZERO).is_dir():
+            raise UsageError(
+                f"{folder} was written {'without' if zero else 'with'} DeepSpeed", "go on as it was begun, or --fresh"
+            )
+        if zero:
+            self._accelerator.load_state(str(folder / ZERO))
         else:
-            _restore_weights(folder, lens)
-            optimiser.load_state_dict(state["optimiser"])
-        _restore_extra(self._accelerator.unwrap_model(trainee), lens, state["extra"])
+            _restore_weights(folder, trainee.lens)
+            load_state(self._made.optimiser, state["optimiser"])
+        _restore_extra(trainee, state["extra"])
         return int(state["step"])
+
+    @property
+    def _trainee(self) -> Trainee:
+        found = self._accelerator.unwrap_model(self._made.trainee)
+        if not isinstance(found, Trainee):
+            raise TypeError(f"what trains is a {type(found).__name__}")
+        return found
 
     def _begin(self, target: Path) -> Path:
         part = target.with_name(f".{target.name}.part")
@@ -121,21 +137,6 @@ class Keeper:
             part.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
         return part
-
-    def _plain(self, trainee: nn.Module, lens: LensModel) -> LensModel:
-        """The model as it is evaluated: whole, and with adapters merged."""
-        if not self.sharded:
-            return merged(lens)
-        tensors = self._accelerator.get_state_dict(trainee)
-        if not self._accelerator.is_main_process:
-            return lens
-        own = {name.removeprefix("lens."): t for name, t in tensors.items() if name.startswith("lens.")}
-        with torch.device("meta"):
-            plain = LensModel(lens.config)
-        shapes, tied = own_shapes(plain), tied_names(plain)
-        source = MemorySource({name: own[name] for name in shapes if name in own}, "the sharded model")
-        assign(plain, make_plan(OWN, shapes, source, tied), "cpu", Precision())
-        return plain.eval()
 
     def _write(self, folder: Path, plain: LensModel, step: int) -> None:
         recipe = self._recipe
@@ -242,7 +243,6 @@ def _cast(lens: LensModel, dtype: torch.dtype) -> LensModel:
     return plain.eval()
 
 
-@torch.no_grad()
 def _restore_weights(folder: Path, lens: LensModel) -> None:
     """Read what trains from the checkpoint; everything else is as it was at the start. Adapters come separately."""
     wanted = {name: p for name, p in lens.named_parameters() if p.requires_grad and ".lora_" not in name}
@@ -251,23 +251,20 @@ def _restore_weights(folder: Path, lens: LensModel) -> None:
         plain = LensModel(lens.config)
     plan = make_plan(OWN, own_shapes(plain), source, tied_names(plain))
     for name, parameter in wanted.items():
-        parameter.copy_(source.tensor(plan.keys[Slot(name)]))
+        put(parameter, source.tensor(plan.keys[Slot(name)]))
 
 
-def _extra(trainee: nn.Module, lens: LensModel) -> dict[str, Tensor]:
+def _extra(probe: nn.Module | None, lens: LensModel) -> dict[str, Tensor]:
     """What trains, but is no part of the model: adapters, and the probe."""
-    probe = trainee.probe if isinstance(trainee, Trainee) else None
     found = {f"lens.{name}": p for name, p in lens.named_parameters() if ".lora_" in name}
     found |= {f"probe.{name}": p for name, p in probe.named_parameters()} if probe is not None else {}
     return {name: p.detach().cpu().clone() for name, p in found.items()}
 
 
-@torch.no_grad()
-def _restore_extra(trainee: nn.Module, lens: LensModel, extra: Mapping[str, Tensor]) -> None:
-    probe = trainee.probe if isinstance(trainee, Trainee) else None
+def _restore_extra(trainee: Trainee, extra: Mapping[str, Tensor]) -> None:
     for name, tensor in extra.items():
         owner, _, rest = name.partition(".")
-        module: nn.Module | None = lens if owner == "lens" else probe
+        module = trainee.lens if owner == "lens" else trainee.probe
         if module is None:
             raise CheckpointError(f"the checkpoint holds {name}, which this recipe does not train")
-        module.get_parameter(rest).copy_(tensor)
+        put(module.get_parameter(rest), tensor)

@@ -215,7 +215,7 @@ class Grpo(_Part):
         importance_cap: vLLM's arithmetic is not the trainer's. Each token's advantage is weighted by how much likelier
             it is under the policy than under the sampler, at most by this much; 0: not at all.
         sampler_tolerance: Mean difference of log-probabilities between sampler and trainer, in nats a token, beyond
-            which training stops: the sampler has other weights or other positions.
+            which training stops: the sampler has other weights or other positions; 0: not looked at.
     """
 
     num_generations: int = Field(default=8, ge=2)

@@ -25,16 +25,15 @@ def evaluate(shop: Workshop, items: Sequence[Item], config: Evaluation, step: in
     names the thing that is meant, where the data says what it is called.
     """
     lens, accelerator = shop.lens, shop.accelerator
-    was_training = lens.training
-    lens.eval()
-    engine = Engine(lens, shop.prompter)
     mine = list(items[: config.samples])[accelerator.process_index :: accelerator.num_processes]
     images: dict[str, int] = {}
     for item in mine:
         images.setdefault(item.image, len(images))
     sources = {item.image: item.sample.image for item in mine}
     pixels = [sources[name].read() for name in images]
-    with accelerator.autocast():
+    was_training = lens.training
+    with shop.whole(), shop.autocast():
+        engine = Engine(lens.eval(), shop.prompter)
         answers = engine.answer(pixels, [(images[item.image], item.sample.expression) for item in mine])
     lens.train(was_training)
     meter = Meter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +36,9 @@ class TrainLog:
         self._board = _board(folder / "tensorboard", after) if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the numbers of a step."""
-        line: dict[str, object] = {"step": step, **{name: round(v, 8) for name, v in values.items()}}
+        """Append the numbers of a step; what is no number, as in a step that ends a training, becomes null."""
+        line: dict[str, object] = {"step": step}
+        line |= {name: round(v, 8) if math.isfinite(v) else None for name, v in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board is not None:

@@ -10,33 +10,31 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
-from torch.optim import AdamW, Optimizer
 
-from lens_bench.errors import RunError, UsageError
+from lens_bench.errors import RunError
 from lens_bench.lock import FolderLock
 from lens_bench.train.album import Album, uses
+from lens_bench.train.assembly import assemble
 from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
-from lens_bench.train.config import Optimiser, TrainRecipe
+from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
+from lens_bench.train.devices import agreed, layout, make_accelerator
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
-from lens_bench.train.lora import inject
-from lens_bench.train.muon import MuonAdamW, split_matrices
-from lens_bench.train.parameters import freeze, optimiser_groups, require_gradients
+from lens_bench.train.parameters import require_gradients
 from lens_bench.train.policy import Policy
-from lens_bench.train.pretrain import make_probe
 from lens_bench.train.progress import Progress
+from lens_bench.train.schedule import set_rates
+from lens_bench.train.shards import full
 from lens_bench.train.stages import make_evaluator, make_objective
 from lens_bench.train.start import Start, open_start
-from lens_bench.train.trainee import Trainee, frozen_copy, layout_of
+from lens_bench.train.trainee import layout_of
 from lens_bench.train.watch import Watch
 from lens_bench.train.workshop import Workshop
 
@@ -67,7 +65,8 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     accelerator = make_accelerator(recipe)
-    with FolderLock(where.out, where.out / LOCK) if accelerator.is_main_process else nullcontext():
+    with ExitStack() as held:
+        agreed(accelerator, lambda: held.enter_context(FolderLock(where.out, where.out / LOCK)))
         return _train(recipe, where, progress, accelerator)
 
 
@@ -81,9 +80,9 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         return where.out / FINAL
     things = recipe.stage in ("sam", "vision")
     data = open_data(recipe.data, where.data_root, recipe.seed, with_things=things)
-    if accelerator.is_main_process:
-        require_same(where.out, recipe, data.hashes)
-    start = open_start(recipe, accelerator.device)
+    agreed(accelerator, lambda: require_same(where.out, recipe, data.hashes))
+    # What is divided moves to the devices part by part.
+    start = open_start(recipe, "cpu" if layout() == "fsdp" else accelerator.device)
     for text in start.notes:
         progress.note(text)
     if data.dropped:
@@ -104,38 +103,6 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def make_accelerator(recipe: TrainRecipe) -> Accelerator:
-    """Devices and ranks as ``accelerate launch`` set them up, with the recipe's precision and accumulation.
-
-    Raises:
-        UsageError: A step does not divide by ranks and micro batches.
-    """
-    precision = recipe.runtime.precision
-    # One process trains the stages of a chain, which may differ in precision; accelerate keeps the first one's.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-    share, rest = divmod(recipe.batch.units, accelerator.num_processes * recipe.batch.micro)
-    if rest:
-        raise UsageError(
-            f"a step of {recipe.batch.units} units does not divide by {accelerator.num_processes} processes with "
-            f"{recipe.batch.micro} units each",
-            "change batch.units or batch.micro",
-        )
-    accelerator.gradient_accumulation_steps = share
-    if recipe.grpo is not None and splits_weights(accelerator):
-        raise UsageError(
-            "stage grpo samples with the policy itself, so every process needs all of its weights",
-            "launch it plainly or with DeepSpeed stage 2; FSDP and stage 3 are for supervised stages",
-        )
-    return accelerator
-
-
-def splits_weights(accelerator: Accelerator) -> bool:
-    """Whether a process holds only a part of the weights between steps."""
-    plugin = accelerator.state.deepspeed_plugin
-    return accelerator.distributed_type == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
-
-
 class Training:
     """One stage, set up."""
 
@@ -149,36 +116,25 @@ class Training:
         progress: Progress,
     ) -> None:
         self.recipe, self.where, self.accelerator, self.progress = recipe, where, accelerator, progress
-        lens = start.lens
-        if recipe.lora is not None:
-            inject(lens, recipe.lora, recipe.seed)
-        freeze(lens, recipe)
-        if recipe.runtime.gradient_checkpointing:
-            lens.qwen.gradient_checkpointing_enable({"use_reentrant": False})
-        chunk = recipe.runtime.logits_chunk
-        copied = recipe.grpo is not None and recipe.grpo.beta > 0 and recipe.lora is None
-        reference = frozen_copy(lens, chunk) if copied else None
-        probe = make_probe(recipe, lens.width)
-        trainee = Trainee(lens, probe, chunk)
-        settings = recipe.optimiser
-        groups = optimiser_groups(lens, probe, recipe)
-        kind = MuonAdamW if settings.muon else AdamW
-        optimiser = kind(
-            split_matrices(groups, settings.muon) if settings.muon else groups,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-        )
-        prepared, self.optimiser = accelerator.prepare(trainee.train(), optimiser)
-        self.parameters = list(prepared.parameters())
+        made = assemble(recipe, accelerator, start.lens)
+        self.optimiser, self.parameters = made.optimiser, list(made.trainee.parameters())
         visual, sam = uses(recipe)
         shown = recipe.grpo is not None and recipe.grpo.rollouts == "vllm"
-        album = Album(lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30, shown=shown)
-        layout = layout_of(lens, start.prompter)
+        album = Album(start.lens, visual=visual, sam=sam, budget=recipe.runtime.cache_gb * 2**30, shown=shown)
         self.shop = Workshop(
-            recipe, accelerator, lens, prepared, start.tokenizer, start.prompter, layout, album, data, reference
+            recipe=recipe,
+            accelerator=accelerator,
+            lens=made.lens,
+            trainee=made.trainee,
+            tokenizer=start.tokenizer,
+            prompter=start.prompter,
+            layout=layout_of(start.lens, start.prompter),
+            album=album,
+            data=data,
+            reference=made.reference,
+            whole=made.whole,
         )
-        self.keeper = Keeper(where.out, recipe, accelerator, start.tokenizer, data.hashes)
+        self.keeper = Keeper(where.out, recipe, accelerator, start.tokenizer, data.hashes, made)
         self.watch = Watch(recipe.stop)
         self.objective = make_objective(self.shop)
         self.last = ""
@@ -203,7 +159,7 @@ class Training:
             unit_weights(shop, self.objective, self.where.out, self.progress),
         )
         found = checkpoints(self.where.out)
-        done = self.keeper.restore(found[-1], shop.trainee, shop.lens, self.optimiser) if found else 0
+        done = self.keeper.restore(found[-1]) if found else 0
         self.last = str(found[-1]) if found else "none"
         log = self._open_log(done)
         look = make_evaluator(shop, self.where.data_root, self.where.out)
@@ -213,17 +169,18 @@ class Training:
                 values = self._step(step, order)
                 if look is not None and recipe.evaluation is not None and (step + 1) % recipe.evaluation.every == 0:
                     values |= look(step + 1)
-                self.watch.look(step + 1, values, self.last)
+                # Written first: a step that ends the training is in its log.
                 if log is not None:
                     log.write(step + 1, values)
+                self.watch.look(step + 1, values, self.last)
                 self.progress.step(values)
                 if (step + 1) % recipe.saving.every == 0 and step + 1 < recipe.optimiser.steps:
-                    self.last = str(self.keeper.save(step + 1, shop.trainee, shop.lens, self.optimiser))
+                    self.last = str(self.keeper.save(step + 1))
         finally:
             self.progress.stop()
             if log is not None:
                 log.close()
-        return self.keeper.finish(recipe.optimiser.steps, shop.trainee, shop.lens)
+        return self.keeper.finish(recipe.optimiser.steps)
 
     def _step(self, step: int, order: Order) -> dict[str, float]:
         """One update; returns its numbers."""
@@ -241,7 +198,8 @@ class Training:
                 # Undoes the mean over ranks and micro batches: a loss is already its share of the step's sum.
                 accelerator.backward(loss * (world * len(losses)))
                 if accelerator.sync_gradients:
-                    if step == 0 and not self.keeper.sharded:
+                    # DeepSpeed has moved the weights already, and let go of the gradients.
+                    if step == 0 and layout() != "deepspeed":
                         require_gradients(shop.trainee)
                     norm = self._clip()
                 self.optimiser.step()
@@ -257,7 +215,7 @@ class Training:
     def _clip(self) -> torch.Tensor:
         """Clip gradients and return their norm; stops before a broken gradient reaches the weights."""
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.recipe.optimiser.max_norm)
-        value = torch.as_tensor(0.0 if norm is None else norm)
+        value = full(torch.as_tensor(0.0 if norm is None else norm))
         if not math.isfinite(float(value)):
             raise RunError(f"the gradient's norm is {float(value)}", f"last good checkpoint: {self.last}")
         return value
@@ -271,22 +229,3 @@ class Training:
         self.accelerator.wait_for_everyone()
         self.watch.replay(log.lines if log is not None else lines_until(folder / LOG_NAME, done))
         return log
-
-
-def set_rates(optimiser: Optimizer, config: Optimiser, step: int) -> float:
-    """Set every group's learning rate for a step; returns the largest."""
-    share = rate_share(config, step)
-    for group in optimiser.param_groups:
-        group["lr"] = group["base_rate"] * share
-    return max(float(group["lr"]) for group in optimiser.param_groups)
-
-
-def rate_share(config: Optimiser, step: int) -> float:
-    """Share of the learning rate at a step: linear warm-up from near 0, then the schedule down to ``floor``."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    past = (step - config.warmup) / max(1, config.steps - config.warmup)
-    if config.schedule == "constant":
-        return 1.0
-    left = 1 - past if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * past))
-    return config.floor + (1 - config.floor) * left

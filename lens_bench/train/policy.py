@@ -76,8 +76,10 @@ class Policy:
 
     def losses(self, draws: Sequence[Draw]) -> list[Callable[[], Tensor]]:
         """See ``Objective``."""
-        self._sampler.sync()
-        return [partial(self._loss, batch) for batch in self._batches(draws)]
+        with self._shop.whole():
+            self._sampler.sync()
+            batches = self._batches(draws)
+        return [partial(self._loss, batch) for batch in batches]
 
     def _batches(self, draws: Sequence[Draw]) -> list[Batch]:
         """Sample a rank's share of a step with the weights as they are now, and lay out its micro batches."""
@@ -85,7 +87,7 @@ class Policy:
         items = [draw.items[0] for draw in draws]
         sights = shop.album.sights(items)
         asks = [self._ask(draw, sight) for draw, sight in zip(draws, sights, strict=True)]
-        with shop.accelerator.autocast():
+        with shop.autocast():
             rollouts = self._sampler.sample(asks, members, shop.recipe.seed)
         sequences = summed(shop.accelerator, len(draws) * members)
         tokens = summed(shop.accelerator, sum(len(r.ids) for group in rollouts for r in group))
@@ -183,7 +185,7 @@ class Policy:
         reader = shop.trainee if lora else shop.reference
         if reader is None:
             raise ValueError("beta needs a reference policy")
-        with disabled(shop.lens) if lora else nullcontext(), shop.accelerator.autocast():
+        with disabled(shop.trainee) if lora else nullcontext(), shop.autocast():
             out = reader(batch.sights, batch.pack, temperature=self._config.temperature, masks=False)
         if not isinstance(out, Outputs) or out.scored is None:
             raise TypeError("the reference read a pack, but gave no log-probabilities")
@@ -209,8 +211,10 @@ class Policy:
     def measure(self, draws: Sequence[Draw]) -> list[float]:
         """Mean reward of each draw's rollouts as a share of the largest possible, without learning from them."""
         shares: list[float] = []
+        with self._shop.whole():
+            batches = self._batches(draws)
         with torch.no_grad():
-            for batch in self._batches(draws):
+            for batch in batches:
                 out = self._shop.trainee(batch.sights, batch.pack, texts=False) if self._masks else None
                 judged = self._judge(batch, self._compare(batch, out.masks if out is not None else None))
                 totals = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
@@ -239,10 +243,11 @@ class Policy:
         meter.add("rate/box_right", sum(_box_iou(j) > 0.5 for j in judged), len(judged))
         difference = (scored.logps.detach() - _sampled(batch))[real].abs().sum()
         meter.add("sampler_difference", difference, tokens)
-        if float(difference) > self._config.sampler_tolerance * tokens:
+        tolerance = self._config.sampler_tolerance
+        if tolerance and float(difference) > tolerance * tokens:
             raise RunError(
                 f"the sampler's log-probabilities are {float(difference) / tokens:.3g} nats a token off the trainer's",
-                "its weights or positions are not the policy's; grpo.sampler_tolerance, or grpo.rollouts: hf",
+                "its weights or positions are not the policy's; grpo.sampler_tolerance (0: off), or grpo.rollouts: hf",
             )
         if reference is not None:
             meter.add("kl", grpo.k3(scored.logps.detach(), reference)[real].sum(), tokens)

@@ -1,80 +1,74 @@
-"""Two processes (gloo) train what one does; so does every way of splitting a step that is offered."""
+"""Two ranks (gloo) train what one does, however the model lies on them."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lens_bench.lock import FolderLock
+from lens_bench.picture import OpenModel
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.log import read_log
 
 from .conftest import Run, tiny_recipe
+from .launching import FSDP, launch
 from .test_training import close, numbers, weights
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from lens_bench.train.config import TrainRecipe
-from lens_bench.train.loop import Where, train
-
-class Quiet:
-    def start(self, title, total, done): pass
-    def step(self, values): pass
-    def note(self, message): pass
-    def stop(self): pass
-
-torch.set_num_threads(1)
-for name, fields in json.loads(sys.argv[1]).items():
-    train(TrainRecipe.model_validate(fields), Where(Path(sys.argv[2]) / name, Path(sys.argv[3])), Quiet())
-torch.distributed.destroy_process_group()
-"""
+EVALUATED = {"evaluation": {"split": "shapes/val", "every": 2, "samples": 5}}
+STEPS = {"optimiser": {"steps": 2}}
 
 
-def launch(recipes: dict[str, TrainRecipe], out: Path, data_root: Path, **environment: str) -> None:
-    """Train on two ranks of this machine, as ``accelerate launch`` starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fields = json.dumps({name: recipe.model_dump(mode="json") for name, recipe in recipes.items()})
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, fields, str(out), str(data_root)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, error = rank.communicate(timeout=240)
-        assert rank.returncode == 0, error[-3000:]
+def stages(**over: object) -> dict[str, TrainRecipe]:
+    """Supervised learning in several micro batches, and stage 2 with a reference; both evaluated."""
+    return {
+        "supervised": tiny_recipe("supervised", {**EVALUATED, **STEPS, "batch": {"micro": 1}, **over}),
+        "grpo": tiny_recipe("grpo", {**EVALUATED, **STEPS, "grpo": {"loss_type": "dapo"}, **over}),
+    }
+
+
+def require_alike(alone: Path, two: Path) -> None:
+    """Logs agree to rounding, and so do weights."""
+    logs = [numbers(read_log(folder.parent / "train_log.jsonl")) for folder in (alone, two)]
+    assert len(logs[0]) == len(logs[1]) == 2
+    for one, other in zip(*logs, strict=True):
+        close(one, other)  # type: ignore[arg-type]
+    ours, theirs = weights(alone), weights(two)
+    assert ours.keys() == theirs.keys()
+    # Adam's first steps are of the size of the learning rate wherever a gradient is rounding noise.
+    assert all(float((ours[n] - theirs[n]).abs().max()) < 5e-3 for n in ours)
 
 
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does(run: Run, data_root: Path, tmp_path: Path) -> None:
-    over = {"evaluation": {"split": "shapes/val", "every": 2, "samples": 5}, "optimiser": {"steps": 2}}
-    recipes = {
-        "supervised": tiny_recipe("supervised", {**over, "batch": {"micro": 1}}),
-        "grpo": tiny_recipe("grpo", {**over, "grpo": {"loss_type": "dapo"}, "saving": {"every": 1}}),
-        "sam": tiny_recipe("sam", {"optimiser": {"steps": 2}}),
-        "vision": tiny_recipe("vision", {"optimiser": {"steps": 2}}),
-    }
+    recipes = {**stages(), "sam": tiny_recipe("sam", STEPS), "vision": tiny_recipe("vision", STEPS)}
     launch(recipes, tmp_path / "two", data_root)
     for name, recipe in recipes.items():
-        alone, _ = run(recipe, f"one-{name}")
-        logs = [numbers(read_log(f / "train_log.jsonl")) for f in (alone.parent, tmp_path / "two" / name)]
-        assert len(logs[0]) == len(logs[1]) == 2
-        for one, two in zip(*logs, strict=True):
-            close(one, two)  # type: ignore[arg-type]
-        ours, theirs = weights(alone), weights(tmp_path / "two" / name / "final")
-        # Adam's first steps are of the size of the learning rate wherever a gradient is rounding noise.
-        assert all(float((ours[n] - theirs[n]).abs().max()) < 5e-3 for n in ours)
+        require_alike(run(recipe, f"one-{name}")[0], tmp_path / "two" / name / "final")
+
+
+def test_what_the_first_rank_refuses_all_ranks_refuse(data_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two" / "supervised"
+    with FolderLock(folder, folder / ".lock"):
+        first, second = launch({"supervised": tiny_recipe("supervised")}, tmp_path / "two", data_root)
+    assert first.startswith(f"UsageError: {folder} is in use by process")
+    assert second.startswith(f"UsageError: the first process refused: {folder} is in use by process")
+    assert "--out" in first and "--out" in second
+
+
+# ---------------------------------------------------------------------------------------------- weights in parts
+
+
+def test_a_model_in_parts_trains_what_a_whole_one_does(run: Run, data_root: Path, tmp_path: Path) -> None:
+    """Answers differ in length, so ranks decode different numbers of tokens, in rollouts and in evaluation."""
+    half = {"precision": "bf16", "gradient_checkpointing": True, "cache_gb": 1}
+    recipes = {**stages(), "half": tiny_recipe("grpo", {**STEPS, "runtime": half})}
+    launch(recipes, tmp_path / "two", data_root, FSDP)
+    for name, recipe in recipes.items():
+        require_alike(run(recipe, f"one-{name}")[0], tmp_path / "two" / name / "final")
+    first = read_log(tmp_path / "two" / "half" / "train_log.jsonl")[0]
+    assert first["kl"] == 0.0
+    with OpenModel(str(tmp_path / "two" / "grpo" / "final")) as model:
+        (found,) = model.ask(np.zeros((64, 80, 3), np.uint8), ["the red circle"])
+    assert found.status == "ok" and found.mask is not None

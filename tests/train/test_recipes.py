@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from accelerate.utils import DistributedType
 
 from lens_bench.errors import UsageError
 from lens_bench.train.command import plan_jobs
 from lens_bench.train.config import ChainRecipe, TrainRecipe
-from lens_bench.train.loop import rate_share, splits_weights
 from lens_bench.train.plan import make_plan
 from lens_bench.train.recipe_files import RECIPES, load_recipe, recipe_names, validated
+from lens_bench.train.schedule import rate_share
 
 from .conftest import tiny_recipe
 
@@ -136,25 +134,3 @@ def test_dry_run_of_the_full_size_needs_no_weights(data_root: Path) -> None:
     # The authors' head: queries, four blocks, pooling, projection (474.9 M).
     assert plan.trainable == {"head": 474_853_632}
     assert "Qwen2.5-VL-3B" in plan.notes[0]
-
-
-def test_accelerate_reads_the_shipped_configurations() -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    kinds = {p.stem: load_config_from_file(str(p)) for p in sorted((RECIPES / "accelerate").iterdir())}
-    assert {name: str(found.distributed_type.value) for name, found in kinds.items()} == {
-        "deepspeed-zero2": "DEEPSPEED",
-        "fsdp": "FSDP",
-    }
-
-
-@pytest.mark.parametrize(
-    ("kind", "zero", "wanted"),
-    [("FSDP", None, True), ("DEEPSPEED", 3, True), ("DEEPSPEED", 2, False), ("MULTI_GPU", None, False)],
-)
-def test_sampling_with_the_policy_needs_whole_weights(kind: str, zero: int | None, wanted: bool) -> None:
-    plugin = None if zero is None else SimpleNamespace(zero_stage=zero)
-    accelerator = SimpleNamespace(
-        distributed_type=DistributedType(kind), state=SimpleNamespace(deepspeed_plugin=plugin)
-    )
-    assert splits_weights(accelerator) == wanted

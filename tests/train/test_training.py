@@ -217,6 +217,9 @@ def test_a_sampler_with_other_weights_stops_training(run: Run, monkeypatch: pyte
         run(tiny_recipe("grpo"))
     _, seen = run(tiny_recipe("grpo", {"grpo": {"sampler_tolerance": 0.3}}), "tolerant")
     assert seen.steps[0]["sampler_difference"] == pytest.approx(0.2, abs=1e-4)
+    # As of importance_cap, 0 means: not at all.
+    _, seen = run(tiny_recipe("grpo", {"grpo": {"sampler_tolerance": 0}, "optimiser": {"steps": 1}}), "off")
+    assert seen.steps[0]["sampler_difference"] == pytest.approx(0.2, abs=1e-4)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
@@ -349,6 +352,17 @@ def test_a_broken_gradient_stops_before_the_update(run: Run, monkeypatch: pytest
     with pytest.raises(RunError, match="norm is nan") as caught:
         run(recipe)
     assert "checkpoint-00000001" in caught.value.hint
+
+
+def test_a_log_ends_with_the_last_step(run: Run) -> None:
+    """Also where that step ended the training."""
+    recipe = tiny_recipe("supervised")
+    result, _ = run(recipe)
+    assert [line["step"] for line in read_log(result.parent / "train_log.jsonl")] == [1, 2, 3]
+    flat = tiny_recipe("grpo", {"stop": {"flat": 1}, "grpo": {"rewards": [{"name": "box", "weight": 0}]}})
+    with pytest.raises(RunError, match="nothing to learn from"):
+        run(flat, "flat")
+    assert [line["step"] for line in read_log(result.parent.parent / "flat" / "train_log.jsonl")] == [1]
 
 
 def test_gradient_checkpointing_and_half_precision_run(run: Run) -> None:

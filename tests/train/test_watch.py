@@ -71,3 +71,11 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["loss"] == 9.0
     assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_a_line_holds_no_value_that_json_has_no_word_for(tmp_path: Path) -> None:
+    log = TrainLog(tmp_path, 0)
+    log.write(1, {"loss": math.nan, "kl": 0.5})
+    assert log.path.read_text() == '{"step": 1, "loss": null, "kl": 0.5}\n', "written before the log is closed"
+    log.close()
+    Watch(STOP).replay(read_log(log.path))

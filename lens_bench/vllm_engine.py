@@ -254,9 +254,9 @@ def _repack_tied(model: nn.Module) -> None:
 
 
 def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Names whose sums over all elements are not those of ``weights``; all, where vLLM knows none of them.
+    """Names that vLLM does not have, or whose sums over all elements are not those of ``weights``.
 
-    On a CPU packed copies cannot be compared.
+    On a CPU packed copies, of which it keeps an empty parameter, cannot be compared; all names, where nothing can be.
     """
     packing = cast("_Packing", model)
     merged = {part: name for name, parts in packing.packed_modules_mapping.items() for part in parts}
@@ -267,15 +267,13 @@ def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         total, size = sent.get(held, (0.0, 0.0))
         values = tensor.double()
         sent[held] = (total + float(values.sum()), size + float(values.abs().sum()))
-    have = {
-        name: float(p.detach().double().sum())
-        for name, p in model.named_parameters(remove_duplicate=False)
-        if p.numel()
-    }
-    known = {name: pair for name, pair in sent.items() if name in have}
-    if not known:
+    have = dict(model.named_parameters(remove_duplicate=False))
+    shown = {name: float(have[name].detach().double().sum()) for name in sent if name in have and have[name].numel()}
+    if not shown:
         return list(sent)
-    return [n for n, (total, size) in known.items() if not math.isclose(have[n], total, abs_tol=1e-9 * size + 1e-12)]
+    missing = [name for name in sent if name not in have]
+    close = {n for n, value in shown.items() if math.isclose(value, sent[n][0], abs_tol=1e-9 * sent[n][1] + 1e-12)}
+    return missing + [name for name in shown if name not in close]
 
 
 def _start(folder: Path, settings: VllmSettings) -> LLM:

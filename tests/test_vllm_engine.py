@@ -44,6 +44,20 @@ def test_weights_are_compared_under_the_names_that_vllm_gives_them() -> None:
     assert _differing(held, {**sent, "hub.norm.bias": torch.ones(2)}) == ["norm.bias"]
 
 
+def test_a_weight_that_vllm_does_not_have_was_not_taken_over() -> None:
+    held = Held({"norm": nn.LayerNorm(2), "packed": nn.Linear(2, 2)})
+    # As on a CPU, where the layer multiplies with a copy of its own.
+    held["packed"].weight = nn.Parameter(torch.empty(0))
+    bias = held.get_parameter("packed.bias").detach().clone()
+    sent = {"hub.norm.bias": torch.zeros(2), "hub.packed.weight": torch.ones(2, 2), "hub.packed.bias": bias}
+    assert _differing(held, sent) == []
+    assert _differing(held, {**sent, "hub.other.weight": torch.ones(2)}) == ["other.weight"]
+    assert _differing(held, {**sent, "hub.other.weight": torch.ones(2), "hub.packed.bias": bias + 1}) == [
+        "other.weight",
+        "packed.bias",
+    ]
+
+
 def test_where_no_weight_can_be_compared_none_was_taken_over() -> None:
     held = Held({"norm": nn.LayerNorm(2)})
     assert _differing(held, {"hub.other.weight": torch.ones(2)}) == ["other.weight"]

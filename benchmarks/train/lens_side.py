@@ -14,7 +14,8 @@ from lens_bench.lens.tiny import byte_tokenizer
 from lens_bench.records import GroundTruth, Pixels, Polygon, Sample
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.data import Item, TrainingData, Unit
-from lens_bench.train.loop import Training, Where, make_accelerator
+from lens_bench.train.devices import make_accelerator
+from lens_bench.train.loop import Training, Where
 from lens_bench.train.stages import make_objective
 from lens_bench.train.start import Start
 

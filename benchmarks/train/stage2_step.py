@@ -41,7 +41,8 @@ from lens_bench.perf.ceilings import measure_ceilings
 from lens_bench.perf.hardware import cpu_model, peak_rss_mb
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.data import TrainingData
-from lens_bench.train.loop import Training, Where, make_accelerator
+from lens_bench.train.devices import make_accelerator
+from lens_bench.train.loop import Training, Where
 from lens_bench.train.policy import Policy
 from lens_bench.train.recipe_files import load_recipe
 from lens_bench.train.rollout import Ask, HfSampler, Rollout

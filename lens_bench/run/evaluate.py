@@ -11,7 +11,7 @@ from lens_bench.errors import DataError, RunError
 from lens_bench.perf.speed import Speed
 from lens_bench.records import LoadReport, Prediction
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
-from lens_bench.run.journal import Journal, Lock, read, repair
+from lens_bench.run.journal import Journal, Lock, read_asked, repair
 from lens_bench.run.manifest import check_same, read_manifest
 from lens_bench.run.plan import Plan
 from lens_bench.run.scorer import BackgroundScorer
@@ -100,11 +100,9 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
     scorer = BackgroundScorer(protocol, plan.samples, manifest.seed, manifest.suite_hash)
     done: set[str] = set()
     known = {s.id for s in plan.samples}
-    for prediction in read(files.predictions, without_errors=plan.request.retry_errors):
-        if prediction.sample_id not in known:
-            raise DataError(f"{files.predictions} holds {prediction.sample_id}, which this run does not ask")
-        done.add(prediction.sample_id)
-        scorer.put(prediction)
+    for batch in read_asked(files.predictions, known, without_errors=plan.request.retry_errors):
+        done.update(p.sample_id for p in batch)
+        scorer.put(*batch)
     return done, scorer
 
 
@@ -174,8 +172,8 @@ class _ErrorBudget:
 def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
     if scorer.handed < len(plan.samples):  # an interruption may have come between the journal and the scorer
         repair(plan.files.predictions)
-        for prediction in read(plan.files.predictions):
-            scorer.put(prediction)
+        for batch in read_asked(plan.files.predictions, {s.id for s in plan.samples}):
+            scorer.put(*batch)
     scores = scorer.finish()
     perf = speed.to_json() if speed.calls else earlier_speed(plan.files)
     summary = build_summary(read_manifest(plan.files), get_protocol(plan.manifest.protocol), scores, perf)

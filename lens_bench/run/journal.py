@@ -7,16 +7,19 @@ its sample is done again. One process at a time may hold a run directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from lens_bench.errors import DataError
 from lens_bench.lock import FolderLock, Kind
 from lens_bench.records import Prediction
 from lens_bench.run.files import RunFiles, prediction_from_json, prediction_to_line, read_lines
 
 _SYNC_EVERY = 64  # lines between two fsyncs: a power cut may cost these, a killed process costs none
+_TOGETHER = 64  # answers of an earlier session that are scored at once
 
 
 class Lock(FolderLock):
@@ -91,6 +94,20 @@ def read(path: Path, *, without_errors: bool = False) -> Iterator[Prediction]:
         prediction = prediction_from_json(content, f"{path.name}, line {number}")
         if not (without_errors and prediction.status == "error"):
             yield prediction
+
+
+def read_asked(path: Path, asked: Collection[str], *, without_errors: bool = False) -> Iterator[list[Prediction]]:
+    """The predictions of a journal as ``read`` gives them, so many at a time as are scored fast together.
+
+    Raises:
+        DataError: As ``read``; or a prediction is of a sample that is not in ``asked``.
+    """
+    rest = read(path, without_errors=without_errors)
+    while batch := list(islice(rest, _TOGETHER)):
+        for prediction in batch:
+            if prediction.sample_id not in asked:
+                raise DataError(f"{path} holds {prediction.sample_id}, which this run does not ask")
+        yield batch
 
 
 def _end_of_last_line(stream: BinaryIO, size: int) -> int:

@@ -9,7 +9,7 @@ from lens_bench.errors import DataError
 from lens_bench.records import Sample
 from lens_bench.registry import find_suite
 from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
-from lens_bench.run.journal import Lock, read, repair
+from lens_bench.run.journal import Lock, read_asked, repair
 from lens_bench.run.manifest import Manifest, read_manifest
 from lens_bench.run.plan import select_samples
 from lens_bench.run.scorer import BackgroundScorer
@@ -48,11 +48,9 @@ def rescore(
         scorer = BackgroundScorer(protocol, samples, manifest.seed, manifest.suite_hash)
         watcher.start(f"scoring {manifest.model} on {manifest.suite} {manifest.split}", manifest.n_samples, 0)
         try:
-            for prediction in read(files.predictions):
-                if prediction.sample_id not in known:
-                    raise DataError(f"{files.predictions} holds {prediction.sample_id}, which this run does not ask")
-                scorer.put(prediction)
-                watcher.advance(1, int(prediction.status == "error"))
+            for batch in read_asked(files.predictions, known):
+                scorer.put(*batch)
+                watcher.advance(len(batch), sum(p.status == "error" for p in batch))
         finally:
             watcher.stop()
         scores = scorer.finish()

@@ -359,7 +359,7 @@ def test_a_log_ends_with_the_last_step(run: Run) -> None:
     recipe = tiny_recipe("supervised")
     result, _ = run(recipe)
     assert [line["step"] for line in read_log(result.parent / "train_log.jsonl")] == [1, 2, 3]
-    flat = tiny_recipe("grpo", {"stop": {"flat": 1}, "grpo": {"rewards": [{"name": "box", "weight": 0}]}})
+    flat = tiny_recipe("grpo", {"stop": {"flat": 1}, "grpo": {"rewards": [{"name": "box", "threshold": 1.0}]}})
     with pytest.raises(RunError, match="nothing to learn from"):
         run(flat, "flat")
     assert [line["step"] for line in read_log(result.parent.parent / "flat" / "train_log.jsonl")] == [1]

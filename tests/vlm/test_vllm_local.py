@@ -92,8 +92,8 @@ def test_forced_answers_and_their_work_are_those_of_transformers(
 ) -> None:
     """As many tokens behind the same prompts; the work is counted from the configuration.
 
-    Only beginnings of texts are compared: behind some dozen tokens of random weights Qwen3-VL's leave each other, why is
-    not known (once at a margin of 0.013 between two scores).
+    Only beginnings of texts are compared: behind some dozen tokens of random weights Qwen3-VL's leave each other, why
+    is not known (once at a margin of 0.013 between two scores).
     """
     asked = conversations(factor)
     local = LocalVlm.load(vlm_folder, "cpu", torch.float32, LocalSettings(FORCED, forced=True))

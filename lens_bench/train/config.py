@@ -123,7 +123,8 @@ class DataConfig(_Part):
             up to ``per_image`` drawn expressions.
         images: Make the splits anew, of so many images each, in the training's own folder (generated suites; to try
             things out). None: they lie under the data root.
-        part: Share of the images, by their place in a shuffled order, so that stages can see different ones.
+        part: Share of the images, by their place in a shuffled order that no seed changes, so that stages can see
+            different ones.
         recolour: Share of the draws whose image has its colours exchanged, so that shapes are learned apart from
             colours (stage vision).
     """

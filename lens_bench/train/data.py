@@ -84,7 +84,7 @@ class TrainingData:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def open_data(config: DataConfig, data_root: Path, seed: int, *, with_things: bool = False) -> TrainingData:
+def open_data(config: DataConfig, data_root: Path, *, with_things: bool = False) -> TrainingData:
     """Open the splits of a recipe, without the images of evaluation splits.
 
     Raises:
@@ -99,7 +99,7 @@ def open_data(config: DataConfig, data_root: Path, seed: int, *, with_things: bo
     items: list[Item] = []
     for name, split in zip(config.splits, splits, strict=True):
         items += _items(name, split, frozenset(drop.get(name, ())))
-    items = _part(items, config.part, seed)
+    items = _part(items, config.part)
     if not items:
         raise DataError(f"nothing is left to train on of {', '.join(config.splits)}", "see data.part and data.held_out")
     return TrainingData(
@@ -152,12 +152,16 @@ def _things(names: Sequence[str], splits: Sequence[Split]) -> dict[str, tuple[Th
     return found
 
 
-def _part(items: list[Item], part: tuple[float, float], seed: int) -> list[Item]:
-    """The items of a share of the images, by their place in an order that is a function of the seed."""
+def _part(items: list[Item], part: tuple[float, float]) -> list[Item]:
+    """The items of a share of the images, by their place in an order that no seed changes.
+
+    So a part is the same pictures in every stage and every repetition: seeds that read other rationales would be
+    compared by what they have read.
+    """
     if part == (0.0, 1.0):
         return items
     images = sorted({item.image for item in items})
-    order = stream(seed, "part").permutation(len(images))
+    order = stream(0, "part").permutation(len(images))
     first, last = (round(share * len(images)) for share in part)
     kept = {images[i] for i in order[first:last]}
     return [item for item in items if item.image in kept]

@@ -79,7 +79,7 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         progress.note(f"{recipe.name} is finished: {where.out / FINAL}")
         return where.out / FINAL
     things = recipe.stage in ("sam", "vision")
-    data = open_data(recipe.data, where.data_root, recipe.seed, with_things=things)
+    data = open_data(recipe.data, where.data_root, with_things=things)
     agreed(accelerator, lambda: require_same(where.out, recipe, data.hashes))
     # What is divided moves to the devices part by part.
     start = open_start(recipe, "cpu" if layout() == "fsdp" else accelerator.device)

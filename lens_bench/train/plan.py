@@ -73,7 +73,7 @@ def make_plan(recipe: TrainRecipe, data_root: Path) -> Plan:
         notes.append("no weights at hand: shapes are those of Qwen2.5-VL-3B and SAM 2 Hiera-L")
     units: int | None = None
     try:
-        units = len(open_data(recipe.data, data_root, recipe.seed).units)
+        units = len(open_data(recipe.data, data_root).units)
     except DataError as error:
         notes.append(f"data not at hand: {error.message}")
     rows, tokens = _tokens(recipe, shape)

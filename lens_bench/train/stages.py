@@ -61,7 +61,7 @@ def make_evaluator(shop: Workshop, data_root: Path, out: Path) -> Callable[[int]
         settings = recipe.data.model_copy(
             update={"splits": (config.split,), "held_out": (), "paper_data": True, "part": (0.0, 1.0)}
         )
-        data = open_data(settings, data_root, recipe.seed, with_things=True)
+        data = open_data(settings, data_root, with_things=True)
         return lambda step: held_out_loss(shop, kind, data, config)
     items = open_items(config.split, data_root)
     return lambda step: evaluate(shop, items, config, step, out)

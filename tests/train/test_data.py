@@ -113,7 +113,7 @@ def test_streams_are_told_apart() -> None:
 
 
 def test_rationales_referents_and_things(data_root: Path) -> None:
-    data = open_data(CONFIG, data_root, 0, with_things=True)
+    data = open_data(CONFIG, data_root, with_things=True)
     items = [item for unit in data.units for item in unit.items]
     assert data.dropped == 0 and list(data.hashes) == ["shapes/train"]
     for item in items:
@@ -128,7 +128,7 @@ def test_rationales_referents_and_things(data_root: Path) -> None:
 def test_units_by_kind(data_root: Path) -> None:
     counts = {}
     for kind in ("expression", "referent", "image"):
-        found = open_data(CONFIG.model_copy(update={"unit": kind}), data_root, 0)
+        found = open_data(CONFIG.model_copy(update={"unit": kind}), data_root)
         counts[kind] = len(found.units)
         assert all(len({item.image for item in unit.items}) == 1 for unit in found.units)
     assert counts["image"] == 12 and counts["referent"] == 24 < counts["expression"]
@@ -146,28 +146,28 @@ def test_images_of_evaluation_splits_are_left_out(data_root: Path, tmp_path: Pat
     for ref in kept:
         ref["split"] = "val"
     path.write_bytes(pickle.dumps(kept, protocol=2))
-    found = open_data(CONFIG, tmp_path, 0)
+    found = open_data(CONFIG, tmp_path)
     shared = {str(ref["image_id"]) for ref in kept}
     assert found.dropped == len(shared) > 0
     assert not shared & {item.sample.image_id for unit in found.units for item in unit.items}
-    everything = open_data(CONFIG.model_copy(update={"paper_data": True}), tmp_path, 0)
+    everything = open_data(CONFIG.model_copy(update={"paper_data": True}), tmp_path)
     assert everything.dropped == 0 and len(everything.units) > len(found.units)
 
 
 def test_a_held_out_split_must_be_there(data_root: Path, tmp_path: Path) -> None:
     shutil.copytree(data_root / "shapes" / "train", tmp_path / "shapes" / "train")
     with pytest.raises(DataError, match="shapes val"):
-        open_data(CONFIG, tmp_path, 0)
-    assert open_data(CONFIG.model_copy(update={"paper_data": True}), tmp_path, 0).units
+        open_data(CONFIG, tmp_path)
+    assert open_data(CONFIG.model_copy(update={"paper_data": True}), tmp_path).units
 
 
 def test_parts_are_disjoint_and_complete(data_root: Path) -> None:
     parts = [
-        {u.items[0].image for u in open_data(CONFIG.model_copy(update={"part": part}), data_root, 3).units}
+        {u.items[0].image for u in open_data(CONFIG.model_copy(update={"part": part}), data_root).units}
         for part in ((0.0, 0.5), (0.5, 1.0))
     ]
     assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 12
     with pytest.raises(DataError, match="nothing is left"):
-        open_data(CONFIG.model_copy(update={"part": (0.5, 0.5)}), data_root, 3)
+        open_data(CONFIG.model_copy(update={"part": (0.5, 0.5)}), data_root)
     with pytest.raises(UsageError, match="suite/split"):
         open_items("shapes", data_root)

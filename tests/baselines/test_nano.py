@@ -56,4 +56,5 @@ def test_the_gate_holds_the_weights_and_catches_two_percent_of_noise(tmp_path: P
     # Strict, as above: a loss of the margin need not be shown to fail, it must be ruled out to pass.
     caught = cli("gate", tmp_path / "worse", "--against", GATE, "--strict", "--json")
     assert caught.returncode == 3, caught.stderr
-    assert json.loads(caught.stdout)["quality"]["delta"] < 0
+    found = json.loads(caught.stdout)["quality"]
+    assert found["ci95"][0] < -found["margin"]

@@ -8,9 +8,9 @@ learns from the others, by their masks and boxes alone, while supervised learnin
 read.
 
 Both sides try the same learning rates with the first seed; the one with the best cIoU on ``val`` is trained with the
-other seeds. Every training and every run is a command line of its own, so that this script, called
-again, goes on where it stopped. In the end ``lens-bench compare --repeats`` compares start, GRPO and control on every
-split; ``--jobs 2`` trains two at a time, one thread each.
+other seeds. Every training and every run is a command line of its own, so that this script, called again, goes on where
+it stopped. In the end ``lens-bench compare --repeats`` compares start, GRPO and control on every split; ``--jobs 2``
+trains two at a time, one thread each.
 """
 
 from __future__ import annotations

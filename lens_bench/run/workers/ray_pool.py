@@ -24,6 +24,7 @@ from lens_bench.run.workers.worker import ImageAnswer, ImageParcel, Job, Worker
 _STORE_BYTES = 128 * 2**20  # small things travel: tasks, run-length encodings
 _FAREWELL_S = 5.0
 _KNOCK_S = 10.0
+_JOINS = 4
 _CAUSE = re.compile(r"The actor is dead because (?:its |the )?([^.\n]+)")
 
 Doing: TypeAlias = Literal["introduce", "load", "answer"]
@@ -174,18 +175,42 @@ def _connect(workers: Workers, share: Share) -> None:
         return
     try:
         _knock(workers.address)
-        ray.init(workers.address, **quiet)
+        _join(workers.address, quiet)
     except AuthenticationError as error:
         raise UsageError(
             f"the Ray cluster at {workers.address} wants a token",
             "RAY_AUTH_MODE=token sends the one in ~/.ray/auth_token, which every node needs",
         ) from error
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        said = str(error).strip().partition("\n")[0]
+    except ConnectionAbortedError as error:
         raise UsageError(
-            f"there is no Ray cluster at {workers.address}: {said}",
+            f"the Ray cluster at {workers.address} starts no server for this command: {_lines(error)[-1]}",
+            "/tmp/ray/session_latest/logs/ray_client_server*.err on its head node says more",
+        ) from error
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise UsageError(
+            f"there is no Ray cluster at {workers.address}: {_lines(error)[0]}",
             "`ray start --head` starts one; its address is auto on that machine, ray://HOST:10001 from elsewhere",
         ) from error
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    """Connect; more than once where the head forks a server for every client.
+
+    That fork is made while other threads are inside gRPC, and now and then the child dies of it before its first line
+    (Ray 2.60: two of nine clusters on a busy machine). The next client gets another child.
+    """
+    for left in reversed(range(_JOINS)):
+        try:
+            ray.init(address, **quiet)
+            return
+        except ConnectionAbortedError:
+            if not left:
+                raise
+            time.sleep(1)
+
+
+def _lines(error: Exception) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
 
 
 def _knock(address: str) -> None:

@@ -24,20 +24,36 @@ def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=30)
 
 
+# Imported by every Python of the head: as many of the servers that it forks, one for each client, die as they start.
+STILLBORN = """
+import os, pathlib, subprocess
+
+class Popen(subprocess.Popen):
+    def __init__(self, args, *more, **named):
+        deaths = pathlib.Path(os.environ["TEST_DEATHS"])
+        if "specific-server" in " ".join(args) and deaths.stat().st_size:
+            os.truncate(deaths, deaths.stat().st_size - 1)
+            args = ["false"]
+        super().__init__(args, *more, **named)
+
+subprocess.Popen = Popen
+"""
+
+
 def environment() -> dict[str, str]:
     """Without proxies, which know nothing of these networks."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return {**kept, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "NO_COLOR": "1", "COLUMNS": "160"}
 
 
-def inside(network: str, *command: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def inside(network: str, *command: object, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
     full = ["ip", "netns", "exec", network, *(str(c) for c in command)]
-    return subprocess.run(full, capture_output=True, text=True, timeout=timeout, env=environment())
+    return subprocess.run(full, capture_output=True, text=True, timeout=timeout, env=environment() | variables)
 
 
-def ray_start(network: str, *arguments: object) -> None:
+def ray_start(network: str, *arguments: object, **variables: str) -> None:
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus", 1, "--object-store-memory", 10**8]
-    started = inside(network, *ray, *arguments)
+    started = inside(network, *ray, *arguments, **variables)
     assert started.returncode == 0, started.stderr + started.stdout
 
 
@@ -99,9 +115,14 @@ def test_a_node_whose_cable_is_cut_costs_nothing_but_time(
 def test_a_driver_on_another_network_is_a_client(
     networks: tuple[str, str], tiny: Any, tmp_path: Path, cli: Any
 ) -> None:
-    """The driver's machine is no node; a worker dies once."""
+    """The driver's machine is no node; the first server that the head starts for it dies, later a worker does."""
     head, other = networks
-    ray_start(head, "--head", "--node-ip-address", HEAD, "--port", PORT, "--include-dashboard", "false")
+    deaths = tmp_path / "stillborn" / "left"
+    deaths.parent.mkdir()
+    deaths.write_bytes(b"x")
+    (deaths.parent / "sitecustomize.py").write_text(STILLBORN)
+    on_head = {"PYTHONPATH": str(deaths.parent), "TEST_DEATHS": str(deaths)}
+    ray_start(head, "--head", "--node-ip-address", HEAD, "--port", PORT, "--include-dashboard", "false", **on_head)
     one = cli(*tiny.run("crashing", tmp_path / "one", "--json"))
     expected = Path(json.loads(one.stdout)["run"]) / "scores.jsonl"
     dies = ("share=0.1", "exit=true", f"marker={tmp_path / 'died'}")
@@ -109,6 +130,7 @@ def test_a_driver_on_another_network_is_a_client(
     command = tiny.run("crashing", tmp_path, *more, "--batch-size", 2, "--engine-address", f"ray://{HEAD}:10001")
     found = inside(other, sys.executable, "-m", "lens_bench.cli", *command, "--json")
     assert found.returncode == 0, found.stderr
+    assert not deaths.stat().st_size
     summary = json.loads(found.stdout)
     assert (Path(summary["run"]) / "scores.jsonl").read_bytes() == expected.read_bytes()
     assert "workers lost: 1" in summary["perf"]["reasons"]

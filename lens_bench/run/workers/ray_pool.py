@@ -184,7 +184,7 @@ def _connect(workers: Workers, share: Share) -> None:
     except ConnectionAbortedError as error:
         raise UsageError(
             f"the Ray cluster at {workers.address} starts no server for this command: {_lines(error)[-1]}",
-            "/tmp/ray/session_latest/logs/ray_client_server*.err on its head node says more",
+            "ray_client_server*.err among its head node's logs says more; the same command again tries again",
         ) from error
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UsageError(

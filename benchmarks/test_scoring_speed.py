@@ -100,7 +100,10 @@ def test_both_count_the_same(pair: Pair) -> None:
 
 
 def test_scoring_is_ten_times_faster_than_three_histograms(pair: Pair) -> None:
-    """The whole of it, boundary IoU and box included, the truth prepared once per referent as in a run."""
+    """The whole of it, boundary IoU and box included, the truth prepared once per referent as in a run.
+
+    One at a time, which is our slower way.
+    """
     scorer, answers = Scorer(STRICT, []), unseen(pair)
     scorer.score(pair.sample, pair.prediction)
     ours, theirs = [], []
@@ -131,6 +134,12 @@ def unseen(pair: Pair, number: int = 600) -> Iterator[Prediction]:
 def test_score_rle_in(benchmark: Callable[..., object], pair: Pair) -> None:
     scorer, answers = Scorer(STRICT, []), unseen(pair)
     benchmark(lambda: scorer.score(pair.sample, next(answers)))
+
+
+def test_score_64_rle_in(benchmark: Callable[..., object], pair: Pair) -> None:
+    """As a run scores, whose answers come in batches."""
+    scorer, answers = Scorer(STRICT, []), unseen(pair)
+    benchmark(lambda: scorer.score_all([(pair.sample, next(answers)) for _ in range(64)]))
 
 
 def test_score_rle_in_with_a_new_truth(benchmark: Callable[..., object], pair: Pair) -> None:

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lens_bench.errors import UsageError
+from lens_bench.fields import checked
 from lens_bench.heads import NAME, load_yaml, model_entries
 from lens_bench.records import ArgValue
 
@@ -195,12 +195,4 @@ def read_suite_card(path: Path) -> SuiteCard:
 
 
 def _validate(kind: type[AnyCard], fields: dict[str, object], path: Path, entry: str = "") -> AnyCard:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = min(
-            error.errors(), key=lambda e: e["type"] != "extra_forbidden"
-        )  # a misspelt key explains a missing one
-        where = ".".join(str(p) for p in first["loc"]) or "card"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"{path}: {entry}{where}: {first['msg']}{more}") from None
+    return checked(kind, fields, f"{path}: {entry}", "card")

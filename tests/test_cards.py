@@ -65,13 +65,13 @@ def test_arguments_keep_the_types_that_yaml_gives_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MODEL + "batchsize: 3\n", "batchsize: Extra inputs are not permitted"),
+        (MODEL + "batchsize: 3\n", "batchsize: there is no such key"),
         (MODEL + "batch_size: 0\n", "batch_size: Input should be greater than or equal to 1"),
         (MODEL + "batch_size: many\n", "batch_size: "),
         (MODEL + "devices: [tpu]\n", "devices.0: "),
         (MODEL + "args: {a: {default: 1}}\n", "args.a.help: Field required"),
         (MODEL + "args: {a: {default: [1], help: h}}\n", "args.a.default"),
-        (MODEL + "args: {a: {default: 1, help: h, chioces: [1]}}\n", "args.a.chioces: Extra inputs"),
+        (MODEL + "args: {a: {default: 1, help: h, chioces: [1]}}\n", "args.a.chioces: there is no such key"),
         (MODEL.replace("name: m", "name: My Model"), "name: String should match pattern"),
         (MODEL.replace("name: m", "name: m\naliases: [../x]"), "aliases.0: String should match pattern"),
         (MODEL.replace("adapter.py:M", "adapter.py"), "adapter: .*expected 'file.py:Class'"),
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_model_card_is_named(tmp_path: Path, text: str, mes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SUITE + "split: val\n", "split: Extra inputs are not permitted"),
+        (SUITE + "split: val\n", "split: there is no such key"),
         (SUITE.replace("[val]", "[val, test]"), "default_splits names unknown splits: test"),
         (SUITE.replace("splits: {val: {}}", "splits: {}"), "default_splits names unknown splits: val"),
         (SUITE.replace("[val]", "[]").replace("splits: {val: {}}", "splits: {}"), "unknown splits: \\(none given\\)"),

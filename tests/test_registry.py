@@ -306,7 +306,7 @@ def test_a_broken_card_is_a_problem_only_for_who_asks_for_it(homes: Path) -> Non
     assert [m.name for m in catalogue().models] == ["broken", "fine"]
     assert len(catalogue().problems) == 2
     assert find_model("fine").name == "fine"
-    with pytest.raises(UsageError, match="colour: Extra inputs are not permitted"):
+    with pytest.raises(UsageError, match="colour: there is no such key"):
         find_model("broken")
     with pytest.raises(UsageError, match=r"cracked.yaml is not readable YAML"):
         find_suite("cracked")

@@ -235,6 +235,13 @@ class Grpo(_Part):
     importance_cap: Weight = 2.0
     sampler_tolerance: Weight = 0.1
 
+    @field_validator("rewards")
+    @classmethod
+    def _any_counts(cls, rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:
+        if not any(reward.weight for reward in rewards):
+            raise ValueError("no reward has a weight: there is nothing to learn from")
+        return rewards
+
 
 class Evaluation(_Part):
     """Periodic evaluation on the first samples of a split, with overlays of the first few."""

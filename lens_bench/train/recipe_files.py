@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
-from pydantic import ValidationError
 
 from lens_bench.errors import UsageError
+from lens_bench.fields import checked
 from lens_bench.heads import load_yaml
 from lens_bench.registry import suggest
 from lens_bench.train.config import AnyRecipe, ChainRecipe, TrainRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
-_Kind = TypeVar("_Kind", TrainRecipe, ChainRecipe)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -48,7 +46,10 @@ def load_recipe(
 
 def validated(fields: Mapping[str, object], where: str) -> AnyRecipe:
     """Check a recipe's fields. Raises ``UsageError`` naming the field."""
-    return _validate(ChainRecipe, fields, where) if "chain" in fields else _validate(TrainRecipe, fields, where)
+    named = f"recipe {where}: "
+    if "chain" in fields:
+        return checked(ChainRecipe, fields, named, "recipe")
+    return checked(TrainRecipe, fields, named, "recipe")
 
 
 def override(fields: dict[str, object], key: str, value: object) -> None:
@@ -76,8 +77,11 @@ def _value(text: str, setting: str) -> object:
 
 
 def _fields(reference: str, seen: tuple[str, ...] = ()) -> dict[str, object]:
-    path = Path(reference) if reference.endswith((".yaml", ".yml")) else RECIPES / f"{reference}.yaml"
+    own = reference.endswith((".yaml", ".yml"))
+    path = Path(reference) if own else RECIPES / f"{reference}.yaml"
     if not path.is_file():
+        if own:
+            raise UsageError(f"there is no file {reference}", f"recipes by name: {', '.join(recipe_names())}")
         raise UsageError(
             f"no training recipe {reference!r}",
             suggest(reference, recipe_names()) or f"recipes: {', '.join(recipe_names())}; or the path of a YAML file",
@@ -103,13 +107,3 @@ def merged(base: dict[str, object], over: Mapping[str, object]) -> dict[str, obj
         else:
             out[key] = value
     return out
-
-
-def _validate(kind: type[_Kind], fields: Mapping[str, object], where: str) -> _Kind:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or "recipe"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UsageError(f"recipe {where}: {place}: {first['msg']}{more}") from None

@@ -51,8 +51,15 @@ def test_papers_numbers() -> None:
 
 
 def test_unknown_keys_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"optimiser\.stps"):
+    with pytest.raises(UsageError, match=r"optimiser\.stps: there is no such key") as caught:
         load_recipe("nano-sft", ["optimiser.stps=3"])
+    assert caught.value.hint == "did you mean steps?"
+    with pytest.raises(UsageError, match=r"grpo\.rewards\.0\.wieght") as caught:
+        load_recipe("nano-stage2", ["grpo.rewards=[{name: box, wieght: 2}]"])
+    assert caught.value.hint == "did you mean weight?"
+    with pytest.raises(UsageError, match=r"saving\.zzz") as caught:
+        load_recipe("nano-sft", ["saving.zzz=3"])
+    assert caught.value.hint == "keys here: every, keep, dtype"
     path = tmp_path / "mine.yaml"
     path.write_text("base: nano-sft\nname: mine\nbatchsize: 3\n")
     with pytest.raises(UsageError, match="batchsize"):
@@ -60,6 +67,13 @@ def test_unknown_keys_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no training recipe") as caught:
         load_recipe("nano-stf")
     assert "nano-sft" in caught.value.hint
+    with pytest.raises(UsageError, match=r"there is no file .*absent\.yaml"):
+        load_recipe(str(tmp_path / "absent.yaml"))
+
+
+def test_rewards_without_weight_teach_nothing() -> None:
+    with pytest.raises(UsageError, match=r"grpo\.rewards: no reward has a weight"):
+        load_recipe("nano-stage2", ["grpo.rewards=[{name: box, weight: 0}, {name: mask, weight: 0}]"])
 
 
 @pytest.mark.parametrize(

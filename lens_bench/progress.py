@@ -14,19 +14,40 @@ from lens_bench.console import err, note
 _PLAIN_EVERY_S = 10.0
 
 
+class Rate:
+    """Expressions a second since the first answers came: what led to those, loading a model above all, is not work."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._answered = 0
+
+    def add(self, answered: int) -> None:
+        """Count more answers."""
+        if self._since is None:
+            self._since = time.monotonic()
+        else:
+            self._answered += answered
+
+    def value(self) -> float | None:
+        """None as long as nothing followed the first answers."""
+        if self._since is None or not self._answered:
+            return None
+        return self._answered / max(time.monotonic() - self._since, 1e-9)
+
+
 class BarProgress:
     """A bar with rate and time left, for a terminal. Fits ``run.watch.Progress`` and counting callbacks."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._task = TaskID(0)
-        self._answered = self._errors = 0
-        self._start = 0.0
+        self._errors = 0
+        self._rate = Rate()
 
     def start(self, title: str, total: int, done: int) -> None:
         """Draw the bar."""
-        self._answered = self._errors = 0
-        self._start = time.monotonic()
+        self._errors = 0
+        self._rate = Rate()
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -46,11 +67,11 @@ class BarProgress:
         """Move the bar."""
         if self._bar is None:
             return
-        self._answered += answered
+        self._rate.add(answered)
         self._errors += errors
-        rate = self._answered / max(time.monotonic() - self._start, 1e-9)
+        rate = self._rate.value()
         failed = f"{self._errors} failed" if self._errors else ""
-        self._bar.update(self._task, advance=answered, rate=f"{rate:,.1f}/s", errors=failed)
+        self._bar.update(self._task, advance=answered, rate="" if rate is None else f"{rate:,.1f}/s", errors=failed)
 
     def workers(self, ready: int, wanted: int) -> None:
         """Show how many workers there are."""
@@ -73,19 +94,21 @@ class PlainProgress:
 
     def __init__(self) -> None:
         self._title = self._workers = ""
-        self._total = self._done = self._said = self._answered = self._errors = 0
-        self._start = self._last = 0.0
+        self._total = self._done = self._said = self._errors = 0
+        self._rate = Rate()
+        self._last = 0.0
 
     def start(self, title: str, total: int, done: int) -> None:
         """Say what begins."""
         self._title, self._total, self._done, self._said = title, total, done, done
-        self._answered = self._errors = 0
-        self._start = self._last = time.monotonic()
+        self._errors = 0
+        self._rate = Rate()
+        self._last = time.monotonic()
         err.print(f"{title}: {done} of {total} done", markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, answered: int, errors: int) -> None:
         """Print a line if the last one is old enough."""
-        self._answered += answered
+        self._rate.add(answered)
         self._done += answered
         self._errors += errors
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
@@ -106,10 +129,10 @@ class PlainProgress:
 
     def _print(self) -> None:
         self._last, self._said = time.monotonic(), self._done
-        rate = self._answered / max(self._last - self._start, 1e-9)
-        left = (self._total - self._done) / rate if rate else 0.0
+        rate = self._rate.value()
+        speed = "" if rate is None else f", {rate:,.1f}/s, {(self._total - self._done) / rate:,.0f} s left"
         failed = f", {self._errors} failed" if self._errors else ""
-        line = f"{self._title}: {self._done} of {self._total}, {rate:,.1f}/s, {left:,.0f} s left{self._workers}{failed}"
+        line = f"{self._title}: {self._done} of {self._total}{speed}{self._workers}{failed}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -23,15 +23,26 @@ def test_a_line_now_and_then_and_one_at_the_end(said: io.StringIO, monkeypatch: 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     plain = PlainProgress()
     plain.start("reading", 30, 10)
-    for seconds in (4.0, 12.0, 15.0):
+    for seconds in (4.0, 12.0, 14.0):  # the rate is that of 8 and 10 seconds behind the first five
         now[0] = 100.0 + seconds
         plain.advance(5, 0)
     plain.stop()
     assert said.getvalue().splitlines() == [
         "reading: 10 of 30 done",
-        "reading: 20 of 30, 0.8/s, 12 s left",
+        "reading: 20 of 30, 0.6/s, 16 s left",
         "reading: 25 of 30, 1.0/s, 5 s left",
     ]
+
+
+def test_the_first_answers_say_nothing_of_speed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model was loaded before them."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    plain = PlainProgress()
+    plain.start("reading", 30, 0)
+    now[0] = 60.0
+    plain.advance(5, 0)
+    assert said.getvalue().splitlines()[1:] == ["reading: 5 of 30"]
 
 
 def test_the_end_is_not_said_twice(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from lens_bench.errors import UsageError
 from lens_bench.perf.profile_file import SCENARIOS, Scenario
 from lens_bench.perf.server import Bound
 from lens_bench.records import ArgValue, Size
+from lens_bench.registry import suggest
 
 DEFAULT_BOUND = Bound(0.99, 2.0)
 _PER_SECOND = {"s": 1.0, "ms": 1000.0, "": 1.0}
@@ -66,7 +67,8 @@ def scenarios(given: Sequence[str]) -> tuple[Scenario, ...]:
     words = [word for text in given for word in text.split(",")]
     unknown = [word for word in words if word not in SCENARIOS]
     if unknown:
-        raise UsageError(f"there is no scenario {unknown[0]!r}", f"one of: {', '.join(SCENARIOS)}")
+        hint = suggest(unknown[0], SCENARIOS) or f"one of: {', '.join(SCENARIOS)}"
+        raise UsageError(f"there is no scenario {unknown[0]!r}", hint)
     return tuple(s for s in SCENARIOS if s in words or not words)
 
 

@@ -28,10 +28,10 @@ from task import WORDS
 from lens_bench.costs.language import Language
 from lens_bench.costs.qwen_tower import tower_flops
 from lens_bench.costs.sam2 import SamCosts
-from lens_bench.lens.checkpoint import Precision
 from lens_bench.lens.costs import head_flops, seen_grid
 from lens_bench.lens.images import Patching
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision
 from lens_bench.lens.positions import image_tokens
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.random_weights import random_lens, word_tokenizer

@@ -94,8 +94,11 @@ def row_bytes(config: object, dtype: torch.dtype, tokens: int) -> int:
         dtype: Of keys and values.
         tokens: Of the row.
     """
-    width = whole(config, "hidden_size") // whole(config, "num_attention_heads") * whole(config, "num_key_value_heads")
-    return 4 * whole(config, "num_hidden_layers") * width * tokens * dtype.itemsize
+    heads = whole(config, "num_attention_heads")
+    # Not every family has these two, or sets them.
+    kept = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "head_dim", None) or whole(config, "hidden_size") // heads)
+    return 4 * whole(config, "num_hidden_layers") * kept * width * tokens * dtype.itemsize
 
 
 def padded_rows(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -31,22 +31,6 @@ from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_file
 from lens_bench.lens.spread import Spread, check_whole, link
 from lens_bench.records import LoadReport
 
-# ``Precision`` and ``assign`` belong to what loads as well as to what places.
-__all__ = [
-    "Loaded",
-    "Precision",
-    "assign",
-    "describe",
-    "fresh",
-    "hub_config",
-    "load",
-    "load_plain",
-    "plain_config",
-    "released_sam",
-    "sam_checkpoint",
-    "weight_digest",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError, UsageError
-from lens_bench.lens.checkpoint import Precision, assign
 from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision, assign
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import MemorySource, SafetensorsSource, folder_shards

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import Precision, assign
 from lens_bench.lens.layouts import OWN, make_plan, own_shapes, tied_names
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision, assign
 from lens_bench.lens.sources import MemorySource
 from lens_bench.train.config import Lora
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import Precision, fresh, hub_config, load, load_plain
+from lens_bench.lens.checkpoint import fresh, hub_config, load, load_plain
 from lens_bench.lens.config import Json, LensConfig, released_config, sam_preset
 from lens_bench.lens.modeling import LensModel
+from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.recipe import Recipe
 from lens_bench.train.config import ModelConfig, TrainRecipe

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.attention import attention, prefer_flash
-from lens_bench.lens.batching import Budget, row_budget
+from lens_bench.lens.batching import Budget, row_budget, row_bytes
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.lens.spread import check_whole, scatter
@@ -55,6 +55,8 @@ from transformers import (  # noqa: E402
     ProcessorMixin,
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+_ROW_TOKENS = 2048  # of a prompt with its image, and an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class LocalVlm:
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._tokenizer.padding_side = "left"
         self.sharing = Sharing(model, processor) if can_share(model, processor) else None
-        self._rows = Budget(settings.rows or row_budget(model.device, _row_bytes(model), cap=128), "conversations")
+        per_row = row_bytes(model.config.get_text_config(), model.dtype, _ROW_TOKENS)
+        self._rows = Budget(settings.rows or row_budget(model.device, per_row, cap=128), "conversations")
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
         self._costs = VlmCosts.of(model, processor)
         if settings.forced:  # here, because ``generate`` fills in from here what is None
@@ -311,11 +314,3 @@ def _to(value: object, model: PreTrainedModel) -> object:
     if not isinstance(value, Tensor):
         return value
     return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-
-
-def _row_bytes(model: PreTrainedModel, tokens: int = 2048) -> int:
-    """Keys and values of a row, and as much again for what a step needs beside them."""
-    text = model.config.get_text_config()
-    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-    width = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    return 4 * int(text.num_hidden_layers) * heads * width * tokens * model.dtype.itemsize

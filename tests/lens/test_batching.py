@@ -70,3 +70,5 @@ def test_bytes_of_a_row_are_those_of_its_keys_and_values_twice() -> None:
     text = SimpleNamespace(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=3)
     keys = torch.zeros(2, 10, 64 // 8, dtype=torch.float16)
     assert row_bytes(text, torch.float16, 10) == 3 * 2 * keys.nbytes * 2
+    text.head_dim, text.num_key_value_heads = 24, None
+    assert row_bytes(text, torch.float16, 10) == 3 * 2 * torch.zeros(8, 10, 24, dtype=torch.float16).nbytes * 2

@@ -32,8 +32,6 @@ from lens_bench.train.trainee import Trainee
 STATE, ZERO = "trainer_state.pt", "deepspeed"
 FINAL = "final"
 _NAME = re.compile(r"checkpoint-(\d{8})")
-# What may change between the parts of a training without changing what is trained.
-_FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence")
 
 
 class Keeper:
@@ -168,54 +166,6 @@ def _settings(recipe: TrainRecipe) -> dict[str, object]:
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a stage, oldest first; a folder of that name is complete, because it was moved."""
     return sorted(path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
-
-
-def require_same(folder: Path, recipe: TrainRecipe, hashes: Mapping[str, str] | None) -> None:
-    """Check that a stage goes on with the recipe and data it began with; write them down where it begins.
-
-    Args:
-        folder: Of the stage.
-        recipe: What is to be trained.
-        hashes: Content hashes of the data; None leaves it out of the comparison.
-
-    Raises:
-        UsageError: Something else is trained than was begun here.
-    """
-    path = folder / "recipe.json"
-    now: dict[str, object] = {"recipe": recipe.model_dump(mode="json")}
-    now |= {"data": dict(hashes)} if hashes is not None else {}
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-        return
-    then = json.loads(path.read_text(encoding="utf-8"))
-    then = {**then, "recipe": _filled(then["recipe"])} if hashes is not None else {"recipe": _filled(then["recipe"])}
-    for key in _flat(now).keys() | _flat(then).keys():
-        free = key.split(".")[1] in _FREE or key in ("recipe.runtime.tensorboard", "recipe.runtime.threads")
-        if not free and _flat(now).get(key) != _flat(then).get(key):
-            raise UsageError(
-                f"{folder} was begun with another {key}: {_flat(then).get(key)!r}, now {_flat(now).get(key)!r}",
-                "train with what it was begun with, under another --out, or anew with --fresh",
-            )
-
-
-def _filled(recipe: object) -> object:
-    """A recipe as it was written, with what it could not say yet: keys that came later have their defaults."""
-    try:
-        return TrainRecipe.model_validate(recipe).model_dump(mode="json")
-    except ValueError:
-        return recipe
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    found: dict[str, object] = {}
-    for name, inner in value.items():
-        found |= _flat(inner, f"{prefix}.{name}" if prefix else name)
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- tensors

@@ -188,7 +188,7 @@ class Order:
     draws different units in proportion to them.
 
     Args:
-        data: The units.
+        units: What there is.
         config: Of the data.
         per_step: Units of a step, over all ranks.
         seed: Of all draws.
@@ -213,6 +213,10 @@ class Order:
         self._per_step = per_step
         self._seed = seed
         self._shares = None if weights is None else weights / weights.sum()
+
+    def weighted(self, weights: NDArray[np.float64]) -> Order:
+        """The order of the same units under weights."""
+        return Order(self._units, self._config, self._per_step, self._seed, weights)
 
     def draws(self, step: int) -> list[Draw]:
         """The units of a step, over all ranks, with the expressions that count this time."""

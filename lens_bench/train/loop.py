@@ -8,7 +8,6 @@ then an evaluation and a checkpoint. The stages differ only in their objective.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from lens_bench.errors import RunError
 from lens_bench.lock import FolderLock
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
-from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints, require_same
+from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
+from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
@@ -33,12 +33,10 @@ from lens_bench.train.progress import Progress
 from lens_bench.train.schedule import set_rates
 from lens_bench.train.shards import full
 from lens_bench.train.stages import make_evaluator, make_objective
-from lens_bench.train.start import Start, open_start
+from lens_bench.train.start import Start, open_start, start_digest
 from lens_bench.train.trainee import layout_of
 from lens_bench.train.watch import Watch
 from lens_bench.train.workshop import Workshop
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +69,17 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
 
 
 def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: Accelerator) -> Path:
-    if where.fresh and accelerator.is_main_process:
-        _clear(where.out)
-    accelerator.wait_for_everyone()
-    if (where.out / FINAL).is_dir():
-        require_same(where.out, recipe, None)
-        progress.note(f"{recipe.name} is finished: {where.out / FINAL}")
-        return where.out / FINAL
-    things = recipe.stage in ("sam", "vision")
-    data = open_data(recipe.data, where.data_root, with_things=things)
-    agreed(accelerator, lambda: require_same(where.out, recipe, data.hashes))
+    out, result = where.out, where.out / FINAL
+    if where.fresh:
+        agreed(accelerator, lambda: require_own(out))
+    elif result.is_dir():
+        agreed(accelerator, lambda: require_same(out, Begun(recipe, start=start_digest(recipe.model))))
+        progress.note(f"{recipe.name} is finished: {result}")
+        return result
+    data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"))
+    begun = Begun(recipe, data.hashes, start_digest(recipe.model) if accelerator.is_main_process else None)
+    if not where.fresh:
+        agreed(accelerator, lambda: require_same(out, begun))
     # What is divided moves to the devices part by part.
     start = open_start(recipe, "cpu" if layout() == "fsdp" else accelerator.device)
     for text in start.notes:
@@ -89,18 +88,17 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         progress.note(f"{data.dropped} images occur in evaluation splits and are not trained on")
     stage = Training(recipe, where, accelerator, start, data, progress)
     try:
+        # Only now nothing can refuse any more: what is there was kept until here, and a mistake can be put right.
+        agreed(accelerator, lambda: _begin(out, begun, fresh=where.fresh))
         return stage.run()
     finally:
         stage.close()
 
 
-def _clear(folder: Path) -> None:
-    """Remove everything but the lock that is held."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+def _begin(folder: Path, begun: Begun, *, fresh: bool) -> None:
+    if fresh:
+        clear(folder)
+    write_down(folder, begun)
 
 
 class Training:
@@ -136,6 +134,8 @@ class Training:
         )
         self.keeper = Keeper(where.out, recipe, accelerator, start.tokenizer, data.hashes, made)
         self.watch = Watch(recipe.stop)
+        # Before anything that costs: a step may be larger than the data.
+        self.order = Order(data.units, recipe.data, recipe.batch.units, recipe.seed)
         self.objective = make_objective(self.shop)
         self.last = ""
 
@@ -151,13 +151,8 @@ class Training:
         """All steps, from the last checkpoint on."""
         recipe, shop = self.recipe, self.shop
         # Measured before any update, also in a resumed training: the weights are those of the start here.
-        order = Order(
-            shop.data.units,
-            recipe.data,
-            recipe.batch.units,
-            recipe.seed,
-            unit_weights(shop, self.objective, self.where.out, self.progress),
-        )
+        weights = unit_weights(shop, self.objective, self.where.out, self.progress)
+        order = self.order if weights is None else self.order.weighted(weights)
         found = checkpoints(self.where.out)
         done = self.keeper.restore(found[-1]) if found else 0
         self.last = str(found[-1]) if found else "none"

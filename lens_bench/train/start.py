@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import fresh, hub_config, load, load_plain
+from lens_bench.lens.checkpoint import fresh, hub_config, load, load_plain, weight_digest
 from lens_bench.lens.config import Json, LensConfig, released_config, sam_preset
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.train.config import ModelConfig, TrainRecipe
 from lens_bench.train.nano import nano_config, nano_model, word_tokenizer
 
@@ -100,6 +101,23 @@ def open_start(recipe: TrainRecipe, device: str | torch.device = "cpu") -> Start
     lens.config = as_trained(lens.config, config)
     lens.sam.sam2.mask_decoder.dynamic_multimask_via_stability = False
     return Start(lens.to(device), tokenizer, tuple(notes))
+
+
+def start_digest(config: ModelConfig) -> str | None:
+    """SHA-256 of the weights that training starts from; empty where the seed draws them, None where they are not there.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+    """
+    if config.fresh is not None:
+        return ""
+    if config.checkpoint:
+        folder = Path(config.checkpoint).expanduser()
+        return weight_digest(folder) if folder.is_dir() else None
+    qwen, sam = Path(config.qwen).expanduser(), Path(config.sam).expanduser()
+    if not config.qwen or not qwen.is_dir() or not sam.exists():
+        return None
+    return digest_files([*folder_shards(qwen), *(folder_shards(sam) if sam.is_dir() else [sam])])
 
 
 def as_trained(shape: LensConfig, config: ModelConfig) -> LensConfig:

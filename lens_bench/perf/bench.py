@@ -57,7 +57,8 @@ class Bench:
 
     Attributes:
         call: Asks the model and says how long it took, the device waited for at both ends.
-        ask: Only asks; for where time is measured from outside.
+        ask: Only asks; for where time is measured from outside. What it gives holds the answers to their contract when
+            it is called, after the time.
         device: ``cpu`` or ``cuda:N``.
         duration: Seconds that a figure is measured for.
         driver: The device's, where it can be asked.
@@ -66,7 +67,7 @@ class Bench:
     """
 
     call: Call
-    ask: Callable[[Sequence[ImageTask]], object]
+    ask: Callable[[Sequence[ImageTask]], Callable[[], object]]
     clock: Clock
     device: str
     duration: float

@@ -29,7 +29,7 @@ from lens_bench.run.journal import Lock
 from lens_bench.run.pictures import Pictures, take_pictures
 from lens_bench.run.plan import Plan, Request, make_plan
 from lens_bench.run.session import load_model
-from lens_bench.run.timed import TimedModel, call, compile_seconds
+from lens_bench.run.timed import TimedModel, call, check_later, compile_seconds
 from lens_bench.segmenter import (
     RunsElsewhere,
     Segmenter,
@@ -222,7 +222,7 @@ class _Session:
         standing = ["the model runs in a process of its own: its memory is not counted"]
         return Bench(
             call=lambda tasks: call(model, tasks),
-            ask=model.ask,
+            ask=lambda tasks: check_later(model, tasks),
             clock=WallClock(),
             device=options.device,
             duration=job.knobs.duration,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from lens_bench.errors import OutOfMemoryError, RunError
 from lens_bench.perf.clock import synchronise
@@ -49,10 +50,7 @@ def call(model: TimedModel, tasks: Sequence[ImageTask]) -> CallTime:
         RunError: The model raised something else, failed on a picture, or gave answers that are none.
     """
     predictions, seconds = model.ask(tasks)
-    answered = checked(tasks, predictions)
-    wrong = next((p for p in answered if p.status == "error"), None)
-    if wrong is not None:
-        raise RunError(f"model {model.name} failed on {wrong.sample_id}: {wrong.error}")
+    answered = _answered(model, tasks, predictions)
     return CallTime(
         seconds=seconds,
         images=len(tasks),
@@ -63,6 +61,17 @@ def call(model: TimedModel, tasks: Sequence[ImageTask]) -> CallTime:
     )
 
 
+def check_later(model: TimedModel, tasks: Sequence[ImageTask]) -> Callable[[], object]:
+    """Ask now; what comes back holds the answers to their contract as ``call`` does, when it is called.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+        RunError: The model raised something else.
+    """
+    predictions, _ = model.ask(tasks)
+    return partial(_answered, model, tasks, predictions)
+
+
 def compile_seconds() -> float | None:
     """Seconds that torch has spent compiling in this process so far; None where it never compiled anything."""
     counters = sys.modules.get("torch._dynamo.utils")
@@ -70,6 +79,15 @@ def compile_seconds() -> float | None:
         return None
     spent: Mapping[str, float] = counters.calculate_time_spent()
     return float(spent.get("total_wall_time", 0.0))
+
+
+def _answered(model: TimedModel, tasks: Sequence[ImageTask], predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+    """The answers, held to their contract. Raises ``RunError`` where one of them is none, or says that it failed."""
+    answered = checked(tasks, predictions)
+    wrong = next((p for p in answered if p.status == "error"), None)
+    if wrong is not None:
+        raise RunError(f"model {model.name} failed on {wrong.sample_id}: {wrong.error}")
+    return answered
 
 
 def _stages(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from lens_bench.run.journal import Lock
 from lens_bench.run.pictures import take_pictures
 from lens_bench.run.plan import Request, make_model
 from lens_bench.run.profile import Job, make_job, measured_before, run_profile
-from lens_bench.run.timed import TimedModel, call
+from lens_bench.run.timed import TimedModel, call, check_later
 
 
 class Model:
@@ -225,6 +225,31 @@ def test_a_model_that_fails_ends_the_profile(tiny: object, tmp_path: Path) -> No
     model.error = "no idea"
     with pytest.raises(RunError, match="no idea"):
         profiled(job(tiny, tmp_path, model))
+
+
+def test_a_model_that_fails_only_after_warming_up_has_no_request_rate(tiny: object, tmp_path: Path) -> None:
+    """Failing is quick: failed answers that counted would be a rate that nobody reaches."""
+    model = Model()
+
+    class Begun(Quiet):
+        def start(self, title: str, total: int, done: int) -> None:
+            model.error = None if "warm-up" in title else "HTTP 429"
+
+    made = job(tiny, tmp_path, model, Knobs(duration=0.02, images=4, concurrency=2, scenarios=("server",)))
+    with pytest.raises(RunError, match="HTTP 429"):
+        run_profile(made, Begun())
+    assert model.error and measured_before(made).server is None
+
+
+def test_an_answer_that_is_checked_later_is_checked_alike() -> None:
+    class Silent(Model):
+        def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
+            return []
+
+    assert check_later(TimedModel(Model(), "m", "cpu"), [take_one()])()
+    later = check_later(TimedModel(Silent(), "m", "cpu"), [take_one()])
+    with pytest.raises(RunError, match="0 predictions for 1"):
+        later()
 
 
 def test_answers_are_held_to_their_contract() -> None:

@@ -210,6 +210,9 @@ class RewardConfig(_Part):
 class Grpo(_Part):
     """Rollouts and the policy loss. Names as TRL's where TRL has them.
 
+    Every rollout is used for one update, so its ratio is 1 and clipping (``grpo.clipped``) has nothing to do: there is
+    no epsilon to set.
+
     Attributes:
         rollouts: ``hf``: the policy itself samples; ``vllm``: an engine beside it, which gets its weights every step.
         vllm_share: Share of device memory that vLLM takes.
@@ -223,8 +226,6 @@ class Grpo(_Part):
     max_completion_length: int = Field(default=768, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: Weight = 0.04
-    epsilon: Weight = 0.2
-    epsilon_high: Weight | None = None
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     scale_rewards: Literal["group", "none"] = "group"
     weight: Weight = 1.0
@@ -323,6 +324,16 @@ class TrainRecipe(_Part):
             raise ValueError("the section grpo belongs to stage grpo, and to no other")
         if self.stage == "supervised" and not (self.text.weight or self.mask.weight):
             raise ValueError("text and mask loss both have weight 0: nothing to learn")
+        if self.stage != "supervised" and self.text != Text():
+            raise ValueError("the section text belongs to stage supervised: no other reads perfect answers")
+        if self.stage != "grpo" and self.mask.correctness != "none":
+            raise ValueError("mask.correctness belongs to stage grpo: it looks at the boxes of rollouts")
+        if self.stage in ("sam", "vision") and self.mask.weight != 1:
+            raise ValueError(f"stage {self.stage} has one loss: mask.weight changes nothing")
+        if self.lora is not None and self.grpo is not None and self.grpo.beta:
+            # The reference is the model without its adapters, and these two would train in it.
+            if moved := [group for group in ("embeddings", "vision") if group in self.optimiser.rates]:
+                raise ValueError(f"lora with grpo.beta: {moved[0]} cannot train, the reference would change with it")
         if self.data.curriculum is not None and self.grpo is None:
             raise ValueError("a curriculum needs rewards: stage grpo")
         if self.grpo is not None and self.data.unit == "image":

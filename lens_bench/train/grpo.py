@@ -77,13 +77,6 @@ def importance(logps: Tensor, sampled: Tensor, mask: Tensor, cap: float) -> Tens
     return torch.exp(torch.where(mask, logps.detach() - sampled, 0.0)).clamp(max=cap)
 
 
-def clip_fraction(logps: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
-    """Share of the tokens whose gradient the clipping removes."""
-    ratio = torch.exp(torch.where(mask, logps - old, 0.0))
-    outside = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
-    return masked_mean(outside.to(logps.dtype), mask)
-
-
 def token_loss(
     logps: Tensor,
     old: Tensor,

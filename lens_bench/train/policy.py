@@ -63,7 +63,6 @@ class Policy:
         self._config = config
         self._sampler = sampler
         self._rewards = Rewards(config.rewards)
-        self._high = config.epsilon if config.epsilon_high is None else config.epsilon_high
         self._masks = uses(shop.recipe)[1] != "unused"
         # The queries are only read for masks.
         self._layout = shop.layout if self._masks else replace(shop.layout, queries=0)
@@ -154,8 +153,6 @@ class Policy:
             real,
             reference=reference,
             beta=config.beta,
-            low=config.epsilon,
-            high=self._high,
             weight=weight,
         )
         return grpo.reduce_loss(

@@ -1,14 +1,16 @@
 """Rewards: pure and total functions of an answer and its mask, and rewards of the user's own.
 
 Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
-function with TRL's signature, named by its dotted path: ``f(prompts, completions, completion_ids, **columns)`` gives
-one number or None per completion; columns are lists of the same length. One that never looks at ``mask_iou`` may say so
-with the attribute ``reads_masks = False``, so that training without a mask loss decodes no masks.
+function with TRL's signature, named by its dotted path. Called with ``prompts``, ``completions``, ``completion_ids``
+and ``COLUMNS``, all by name and all lists of the same length, it gives one number or None per completion; what it does
+not look at it may leave to ``**kwargs``. One that never looks at ``mask_iou`` may say so with the attribute
+``reads_masks = False``, so that training without a mask loss decodes no masks.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +29,14 @@ _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _BOX = rf"[\[(]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,?\s*[\])]"
 _FORMATS: Mapping[str, re.Pattern[str]] = {
     "think-answer": re.compile(
-        r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL
+        r"\s*<think>(?:(?!</?think>|</?answer>).)+</think>\s*<answer>(?P<box>(?:(?!</?answer>).)+)</answer>\s*",
+        re.DOTALL,
     ),
-    "reason-box": re.compile(rf"\s*[^\s\[\]()][^\[\]()]*{_BOX}\s*"),
-    "box-only": re.compile(rf"\s*{_BOX}\s*"),
+    "reason-box": re.compile(rf"\s*[^\s\[\]()][^\[\]()]*(?P<box>{_BOX})\s*"),
+    "box-only": re.compile(rf"\s*(?P<box>{_BOX})\s*"),
 }
 FORMATS = ("any-box", *_FORMATS)
+COLUMNS = ("sample_id", "image", "expression", "rationale", "referent", "box", "predicted_box", "mask_iou")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Judged:
         box: In pixels of the original image, where the text names one.
         truth: The referent's box, where there is one.
         mask_iou: Intersection over union of the predicted mask; NaN where none was decoded.
-        columns: What else is known of the sample, for rewards of the user's own.
+        columns: ``COLUMNS``, for rewards of the user's own.
     """
 
     prompt: str
@@ -62,7 +66,7 @@ class UserReward(Protocol):
     """TRL's signature."""
 
     def __call__(
-        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: list[object]
+        self, *, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: list[object]
     ) -> Sequence[float | None]:
         """One number or None per completion."""
         ...
@@ -77,10 +81,10 @@ def format_reward(text: str, kind: str = "any-box") -> float:
     ``any-box``: a box can be read out of it. ``think-answer``: one ``<think>`` block, one ``<answer>`` block that names
     a box, nothing else. ``reason-box``: words, then one box, nothing behind it. ``box-only``: nothing but a box.
     """
-    named = parse_box(text) is not None
     if kind == "any-box":
-        return float(named)
-    return float(named and _FORMATS[kind].fullmatch(text) is not None)
+        return float(parse_box(text) is not None)
+    found = _FORMATS[kind].fullmatch(text)
+    return float(found is not None and parse_box(found["box"]) is not None)
 
 
 def box_reward(box: Box | None, truth: Box | None, power: float = 2.0, threshold: float | None = None) -> float:
@@ -114,18 +118,21 @@ def _shaped(iou: float, power: float, threshold: float | None) -> float:
 
 
 class Rewards:
-    """The rewards of a recipe.
+    """The rewards of a recipe, by name; a second one of a name is ``NAME#2``.
 
     Raises:
-        UsageError: A dotted path names no function.
+        UsageError: A dotted path names no function, or one that does not take what rewards are told.
     """
 
     def __init__(self, configs: Sequence[RewardConfig]) -> None:
-        self._configs = tuple(c for c in configs if c.weight)
-        self._user = {c.name: _resolve(c.name) for c in self._configs if "." in c.name}
-        self.names = tuple(c.label for c in self._configs)
-        self.largest = sum(c.weight for c in self._configs if c.weight > 0)
-        self.reads_masks = "mask" in (c.name for c in self._configs) or any(
+        counted = [c for c in configs if c.weight]
+        labels = [c.label for c in counted]
+        times = [labels[: n + 1].count(label) for n, label in enumerate(labels)]
+        self.names = tuple(f"{label}#{n}" if n > 1 else label for label, n in zip(labels, times, strict=True))
+        self._configs = dict(zip(self.names, counted, strict=True))
+        self._user = {c.name: _resolve(c.name) for c in counted if "." in c.name}
+        self.largest = sum(c.weight for c in counted if c.weight > 0)
+        self.reads_masks = "mask" in (c.name for c in counted) or any(
             getattr(function, "reads_masks", True) for function in self._user.values()
         )
 
@@ -135,15 +142,13 @@ class Rewards:
         Raises:
             RunError: A reward of the user's own gave the wrong number of values, or infinity.
         """
-        return {config.label: self._one(config, judged) for config in self._configs}
+        return {name: self._one(config, judged) for name, config in self._configs.items()}
 
     def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
         """The weighted sum per completion; NaN counts nothing, as in TRL."""
-        weights = {c.label: c.weight for c in self._configs}
+        weights = [self._configs[name].weight for name in values]
         rows = zip(*values.values(), strict=True)
-        return [
-            sum(weights[name] * v for name, v in zip(values, row, strict=True) if not math.isnan(v)) for row in rows
-        ]
+        return [sum(w * v for w, v in zip(weights, row, strict=True) if not math.isnan(v)) for row in rows]
 
     def _one(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:
         if config.name in self._user:
@@ -155,9 +160,12 @@ class Rewards:
         return [mask_reward(j.mask_iou, config.power, config.threshold) for j in judged]
 
     def _ask(self, name: str, judged: Sequence[Judged]) -> list[float]:
-        columns = {key: [j.columns.get(key) for j in judged] for key in (judged[0].columns if judged else {})}
+        columns = {key: [j.columns.get(key) for j in judged] for key in COLUMNS}
         found = self._user[name](
-            [j.prompt for j in judged], [j.text for j in judged], [list(j.ids) for j in judged], **columns
+            prompts=[j.prompt for j in judged],
+            completions=[j.text for j in judged],
+            completion_ids=[list(j.ids) for j in judged],
+            **columns,
         )
         if len(found) != len(judged):
             raise RunError(f"reward {name} gave {len(found)} values for {len(judged)} completions")
@@ -175,4 +183,19 @@ def _resolve(path: str) -> UserReward:
         raise UsageError(f"reward {path} cannot be imported: {error}", "expected package.module.function") from None
     if not callable(found):
         raise UsageError(f"reward {path} is not a function")
+    _check_takes(path, found)
     return cast("UserReward", cast("Callable[..., Sequence[float | None]]", found))
+
+
+def _check_takes(path: str, function: Callable[..., object]) -> None:
+    """Refuse a function that could not be called, before anything is loaded for it."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none that can be read
+        return
+    try:
+        signature.bind(**dict.fromkeys(("prompts", "completions", "completion_ids", *COLUMNS)))
+    except TypeError as error:
+        raise UsageError(
+            f"reward {path} does not take what rewards are told: {error}", "e.g. def reward(completions, **kwargs)"
+        ) from None

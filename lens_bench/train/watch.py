@@ -18,7 +18,7 @@ class Watch:
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._window: deque[float] = deque(maxlen=stop.window)
-        self._best = 0.0
+        self._best = -math.inf
         self._flat = 0
 
     def replay(self, lines: list[dict[str, object]]) -> None:
@@ -41,7 +41,8 @@ class Watch:
         if wrong:
             raise RunError(f"{wrong[0]} is {values[wrong[0]]} at step {step}", f"last good checkpoint: {last}")
         mean = self._take(values)
-        if mean is not None and mean < self._stop.floor * self._best:
+        # Of a reward that was never above 0 a share says nothing.
+        if mean is not None and self._best > 0 and mean < self._stop.floor * self._best:
             raise RunError(
                 f"the reward has collapsed: {mean:.3f} over {self._stop.window} steps at step {step}, after a best of "
                 f"{self._best:.3f}",

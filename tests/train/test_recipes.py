@@ -148,3 +148,21 @@ def test_dry_run_of_the_full_size_needs_no_weights(data_root: Path) -> None:
     # The authors' head: queries, four blocks, pooling, projection (474.9 M).
     assert plan.trainable == {"head": 474_853_632}
     assert "Qwen2.5-VL-3B" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("nano-stage2", ["text.weight=5"], "text belongs to stage supervised"),
+        ("nano-sam", ["text.smoothing=3"], "text belongs to stage supervised"),
+        ("nano-sft", ["mask.correctness=box"], r"mask\.correctness belongs to stage grpo"),
+        ("nano-sam", ["mask.weight=7"], r"stage sam has one loss: mask\.weight"),
+        ("nano-vlm", ["mask.weight=0"], r"stage vision has one loss: mask\.weight"),
+        ("lens-3b-stage2-lora", ["optimiser.rates.embeddings=1e-6"], r"lora with grpo\.beta: embeddings cannot train"),
+        ("lens-3b-stage2", ["lora={rank: 4}"], r"lora with grpo\.beta: "),
+        ("nano-stage2", ["grpo.epsilon=0.1"], r"grpo\.epsilon: there is no such key"),
+    ],
+)
+def test_what_a_stage_would_not_look_at_is_refused(recipe: str, settings: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(recipe, settings)

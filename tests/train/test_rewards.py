@@ -78,6 +78,7 @@ def test_box_reward_by_hand(
         ("<think>x</think><answer>no box</answer>", "think-answer", 0),
         ("<anything", "think-answer", 0),
         ("[1, 2, 30, 40]", "think-answer", 0),
+        ("<think>[1, 2, 30, 40]</think><answer>nothing</answer>", "think-answer", 0),
         ("[1, 2, 30, 40]", "any-box", 1),
         ("(1,2),(30,40)", "any-box", 1),
         ('```json\n[{"bbox_2d": [1, 2, 3, 4]}]\n```', "any-box", 1),
@@ -110,12 +111,16 @@ def shorter(
     return [None if not text else 1 / len(text) for text in completions]
 
 
-def wrong_number(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> Sequence[float]:
+def wrong_number(completions: list[str], **more: object) -> Sequence[float]:
     return [0.0]
 
 
-def infinite(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> Sequence[float]:
+def infinite(completions: list[str], **more: object) -> Sequence[float]:
     return [math.inf for _ in completions]
+
+
+def narrow(completions: list[str]) -> Sequence[float]:
+    return [0.0 for _ in completions]
 
 
 def judged(text: str) -> Judged:
@@ -148,6 +153,21 @@ def test_weighted_sum_with_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isnan(values["my_rewards.shorter"][1])
     assert rewards.total(values) == pytest.approx([2 / 4 + 0.5 + 0.5 * 0.25 + 1, 0.5 + 0.5 * 0.25 + 1])
     assert rewards.largest == pytest.approx(4.5)
+
+
+def test_two_of_a_name_both_count() -> None:
+    rewards = Rewards([RewardConfig(name="box", power=1), RewardConfig(name="box", power=4, weight=2)])
+    values = rewards([judged("abcd")])
+    assert values == {"box": [0.5], "box#2": [0.5**4]}
+    assert rewards.total(values) == [0.5 + 2 * 0.5**4]
+
+
+def test_one_that_could_not_be_called_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, narrow)
+    for path in ("my_rewards.narrow", "os.path.join"):
+        with pytest.raises(UsageError, match=f"{path} does not take what rewards are told") as caught:
+            Rewards([RewardConfig(name=path)])
+        assert "**kwargs" in caught.value.hint
 
 
 def test_ones_own_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,12 @@ def test_a_collapsed_reward() -> None:
         look(Watch(STOP), steps([*rising, 0.4]))
 
 
+def test_a_reward_below_zero_that_rises_is_none() -> None:
+    look(Watch(STOP), steps([-5.0, -4.0, -3.0, -2.0, -1.0]))
+    with pytest.raises(RunError, match="collapsed"):
+        look(Watch(STOP), steps([-1.0, 1.0, 3.0, -3.0, -3.0]))
+
+
 def test_groups_without_any_difference() -> None:
     look(Watch(STOP), [*steps([1.0] * 3, 1.0), *steps([1.0], 0.9), *steps([1.0] * 3, 1.0)])
     with pytest.raises(RunError, match="nothing to learn from"):

@@ -25,6 +25,7 @@ _STORE_BYTES = 128 * 2**20  # small things travel: tasks, run-length encodings
 _FAREWELL_S = 5.0
 _KNOCK_S = 10.0
 _JOINS = 4
+_SILENCES = 2  # of these, how many may pass without an answer: Ray waits half a minute for each
 _CAUSE = re.compile(r"The actor is dead because (?:its |the )?([^.\n]+)")
 
 Doing: TypeAlias = Literal["introduce", "load", "answer"]
@@ -186,6 +187,11 @@ def _connect(workers: Workers, share: Share) -> None:
             f"the Ray cluster at {workers.address} starts no server for this command: {_lines(error)[-1]}",
             "ray_client_server*.err among its head node's logs says more; the same command again tries again",
         ) from error
+    except TimeoutError as error:
+        raise UsageError(
+            f"nobody answers as a Ray cluster in time at {workers.address}: {_lines(error)[0]}",
+            "ray:// goes to port 10001; a head node that starts or is busy answers late: the same command tries again",
+        ) from error
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UsageError(
             f"there is no Ray cluster at {workers.address}: {_lines(error)[0]}",
@@ -197,8 +203,13 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
     """Connect; more than once where the head forks a server for every client.
 
     That fork is made while other threads are inside gRPC, and now and then the child dies of it before its first line
-    (Ray 2.60: two of nine clusters on a busy machine). The next client gets another child.
+    (Ray 2.60: two of nine clusters on a busy machine). The next client gets another child. A head that is busy may also
+    leave a client without an answer; ``_knock`` has shown that somebody listens.
+
+    Raises:
+        TimeoutError: Somebody listens at a ``ray://`` address, and no client was let in.
     """
+    silences = 0
     for left in reversed(range(_JOINS)):
         try:
             ray.init(address, **quiet)
@@ -206,7 +217,13 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
         except ConnectionAbortedError:
             if not left:
                 raise
-            time.sleep(1)
+        except ConnectionError as error:
+            if not address.startswith("ray://"):
+                raise
+            silences += 1
+            if not left or silences == _SILENCES:
+                raise TimeoutError(_lines(error)[0]) from error
+        time.sleep(1)
 
 
 def _lines(error: Exception) -> list[str]:

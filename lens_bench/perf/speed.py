@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lens_bench.perf.comparable import debug_reasons, device_reasons
+from lens_bench.perf.clock import WallClock
+from lens_bench.perf.comparable import Watch, debug_reasons
 from lens_bench.perf.crew import WorkerMemory, crew_figures, steady_calls
 from lens_bench.perf.hardware import fingerprint, peak_rss_mb
 from lens_bench.perf.nvml import Nvml
@@ -53,16 +54,17 @@ class Speed:
     @contextmanager
     def loop(self) -> Iterator[None]:
         """Measures the wall clock of the loop, also when it is left by an exception, and what speaks against it."""
-        driver = Nvml.open(self.device)
-        seen = device_reasons(driver)
+        watch = Watch(self.device, WallClock(), Nvml.open(self.device))
         start = time.perf_counter()
         try:
-            yield
+            with watch:
+                yield
         finally:
             self.wall_s += time.perf_counter() - start
-            # The workers of a run are processes on the device, too, and no strangers.
-            seen = [] if self.workers else [*seen, *device_reasons(driver)]
-            self.reasons = list(dict.fromkeys([*self.reasons, *debug_reasons(), *seen]))
+            # Workers compute on other machines, too, and are no children of this process: the watch takes them for
+            # strangers, and sees nothing of theirs.
+            seen = debug_reasons() if self.workers else watch.reasons
+            self.reasons = list(dict.fromkeys([*self.reasons, *seen]))
 
     @contextmanager
     def call(self, images: int, expressions: int) -> Iterator[None]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,35 @@ def test_a_run_says_the_same_of_its_speed(monkeypatch: pytest.MonkeyPatch) -> No
     with crew.loop():
         crew.workers[0] = None  # type: ignore[assignment]
     assert alone.reasons == ["1 other processes computed on the device"] and crew.reasons == []
+
+
+def test_a_run_notices_other_work_on_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [CpuTime(100.0, 10.0, 0), CpuTime(100.0 + 1e6, 20.0, 2)]
+    read = cycle(times)
+    monkeypatch.setattr(comparable, "cpu_time", lambda: next(read))
+    alone, crew = Speed("cpu"), Speed("cpu")
+    with alone.loop():
+        pass
+    with crew.loop():
+        crew.workers[0] = None  # type: ignore[assignment]
+    assert [r.partition(" ")[0] for r in alone.reasons] == ["the", "other"] and crew.reasons == []
+    assert alone.to_json()["comparable"] is False
+
+
+def test_a_run_on_a_quiet_machine_is_comparable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparable, "cpu_time", lambda: CpuTime(100.0, 10.0, 0))
+    speed = Speed("cpu")
+    with speed.loop():
+        pass
+    assert speed.reasons == []
+
+
+def test_a_run_on_a_device_that_cannot_be_asked_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lens_bench.perf.speed.Nvml.open", lambda device: None)
+    speed = Speed("cuda")
+    with speed.loop():
+        pass
+    assert speed.reasons == ["not known whether others used the device: the package nvidia-ml-py tells"]
 
 
 def test_the_own_process_is_none_of_the_others() -> None:

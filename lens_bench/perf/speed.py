@@ -2,7 +2,8 @@
 
 Latency is what somebody who asks waits for: the duration of the call that an expression was part of. Throughput is
 expressions by the wall clock of the whole loop, reading, decoding and scoring included, loading the model excluded. The
-first call, of each worker where there are several, is kept apart (compilation, caches, allocation).
+first call, of each worker where there are several, is kept apart (compilation, caches, allocation). Percentiles are
+those of ``quantiles``, so that a run and a profile mean the same by them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lens_bench.perf.comparable import Watch, debug_reasons
 from lens_bench.perf.crew import WorkerMemory, crew_figures, steady_calls
 from lens_bench.perf.hardware import fingerprint, peak_rss_mb
 from lens_bench.perf.nvml import Nvml
+from lens_bench.perf.quantiles import rank
 from lens_bench.records import Prediction
 
 
@@ -88,7 +90,7 @@ class Speed:
         images = sum(c.images for c in self.calls)
         steady = steady_calls(self.calls)
         waits = np.repeat([c.seconds * 1e3 for c in steady], [c.expressions for c in steady])
-        quantiles = np.percentile(waits, [50, 90, 99]) if waits.size else None
+        waits.sort()
         return {
             "comparable": not self.reasons,
             "reasons": list(self.reasons),
@@ -105,8 +107,8 @@ class Speed:
             "expressions_per_s": round(expressions / self.wall_s, 3) if self.wall_s and expressions else None,
             "images_per_s": round(images / self.wall_s, 3) if self.wall_s and images else None,
             "latency_ms": (
-                dict(zip(("p50", "p90", "p99"), (round(float(q), 3) for q in quantiles), strict=True))
-                if quantiles is not None
+                {f"p{p}": round(float(waits[rank(waits.size, p / 100) - 1]), 3) for p in (50, 90, 99)}
+                if waits.size
                 else None
             ),
             "stages_ms": {k: round(v / self._answered, 3) for k, v in sorted(self._stages.items())},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lens_bench.perf.single_stream import latency_of
 from lens_bench.perf.speed import Call, Speed
 from lens_bench.records import Prediction, Tokens
 
@@ -17,10 +18,17 @@ def test_latency_is_that_of_the_call_an_expression_was_in_and_the_first_call_is_
     found = speed_of([Call(9.0, 1, 1), Call(0.1, 1, 3), Call(0.3, 2, 1)])
     assert found["first_call_ms"] == 9000
     assert found["latency_ms"]["p50"] == pytest.approx(100)
-    assert found["latency_ms"]["p99"] == pytest.approx(294, abs=1)
+    assert found["latency_ms"]["p99"] == pytest.approx(300)  # somebody waited so long: nothing lies between waits
     assert (found["expressions"], found["images"], found["calls"], found["batch_images"]) == (5, 4, 3, 2)
     assert found["expressions_per_s"] == 0.5
     assert found["images_per_s"] == 0.4
+
+
+def test_percentiles_are_those_of_a_profile() -> None:
+    calls = [Call(9.0, 1, 1), *(Call(n / 1000, 1, 1) for n in range(1, 12))]
+    found = speed_of(calls)["latency_ms"]
+    profiled = latency_of([float(n) for n in range(1, 12)])
+    assert found == {"p50": profiled.p50.value, "p90": profiled.p90.value, "p99": profiled.p99.value}
 
 
 def test_a_single_call_is_all_there_is() -> None:

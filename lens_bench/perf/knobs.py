@@ -12,6 +12,8 @@ from lens_bench.perf.server import Bound
 from lens_bench.records import ArgValue, Size
 from lens_bench.registry import suggest
 
+# A side of --image-size: 32 pictures of this size are 6 GB.
+MOST_PIXELS = 8192
 DEFAULT_BOUND = Bound(0.99, 2.0)
 _PER_SECOND = {"s": 1.0, "ms": 1000.0, "": 1.0}
 
@@ -58,7 +60,7 @@ class Knobs:
             "duration_s": self.duration,
             "batch_sizes": ",".join(map(str, self.batch_sizes)) or "auto",
             "concurrency": self.concurrency or "auto",
-            "latency_bound": f"p{100 * self.bound.percentile:g}={self.bound.seconds:g}s",
+            "latency_bound": f"p{100 * self.bound.percentile:.9g}={self.bound.seconds:g}s",
         }
 
 
@@ -89,9 +91,10 @@ def batch_sizes(text: str) -> tuple[int, ...]:
 def latency_bound(text: str) -> Bound:
     """``p99=2s``, ``p90=350ms``. Raises ``UsageError``."""
     match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)=(\d+(?:\.\d+)?)(s|ms|)", text)
-    if match is None or not 0 < float(match[1]) < 100 or float(match[2]) <= 0:
+    share = round(float(match[1]) / 100, 9) if match is not None else 0.0
+    if match is None or not 0 < share < 1 or float(match[2]) <= 0:
         raise UsageError(f"--latency-bound {text} is not of the form pNN=TIME", "for example p99=2s or p90=350ms")
-    return Bound(round(float(match[1]) / 100, 9), float(match[2]) / _PER_SECOND[match[3]])
+    return Bound(share, float(match[2]) / _PER_SECOND[match[3]])
 
 
 def image_size(text: str) -> Size:
@@ -100,6 +103,8 @@ def image_size(text: str) -> Size:
     if len(words) > 2 or not all(_whole(word) for word in words):
         raise UsageError(f"--image-size {text} is not of the form WIDTHxHEIGHT", "for example 640x480")
     width, height = int(words[0]), int(words[-1])
+    if max(width, height) > MOST_PIXELS:
+        raise UsageError(f"--image-size {text} is beyond {MOST_PIXELS} pixels a side", "for example 640x480")
     return height, width
 
 

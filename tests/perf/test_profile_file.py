@@ -144,6 +144,8 @@ def test_what_people_type() -> None:
     assert knobs.batch_sizes("auto") == () and knobs.batch_sizes("8,1,8") == (1, 8)
     assert knobs.latency_bound("p99=2s") == Bound(0.99, 2.0)
     assert knobs.latency_bound("p99.9=350ms") == Bound(0.999, 0.35)
+    assert knobs.latency_bound("p99.9999999=1s") == Bound(0.999999999, 1.0)
+    assert knobs.image_size("8192") == (8192, 8192)
     assert knobs.image_size("640x480") == (480, 640) and knobs.image_size("512") == (512, 512)
 
 
@@ -153,9 +155,23 @@ def test_what_people_type() -> None:
         *((knobs.batch_sizes, t) for t in ("", "0", "1,,2", "-1", "many", "²")),
         *(
             (knobs.latency_bound, t)
-            for t in ("2s", "p99", "p0=1s", "p100=1s", "p99=0s", "p99=-1s", "p99=2h", "p99=2s ")
+            for t in (
+                "2s",
+                "p99",
+                "p0=1s",
+                "p100=1s",
+                "p99=0s",
+                "p99=-1s",
+                "p99=2h",
+                "p99=2s ",
+                "p99.99999999999=1s",
+                "p0.00000000001=1s",
+            )
         ),
-        *((knobs.image_size, t) for t in ("", "640x", "x", "1x2x3", "0x4", "640*480")),
+        *(
+            (knobs.image_size, t)
+            for t in ("", "640x", "x", "1x2x3", "0x4", "640*480", "100000x100000", "8193x1", "8193")
+        ),
         (lambda t: knobs.scenarios([t]), "multi-stream"),
     ],
 )
@@ -170,3 +186,4 @@ def test_the_work_is_that_of_a_run_unless_asked_otherwise() -> None:
     other = knobs.Knobs(image_size=(480, 640), new_tokens=32, random_weights=True)
     assert other.work() == {"image_size": "640x480", "new_tokens": 32, "weights": "random"}
     assert knobs.Knobs().manner()["latency_bound"] == "p99=2s"
+    assert knobs.Knobs(bound=Bound(0.999999999, 1.0)).manner()["latency_bound"] == "p99.9999999=1s"

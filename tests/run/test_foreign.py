@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -79,12 +80,12 @@ class Opener:
         name: str = "Stranger",
         python: str = "python: ../envs/x/bin/python",
         scratch: Path | None = None,
-        timeout: float = 60.0,
+        timeout: float = 180.0,
     ) -> ForeignSegmenter:
         card = self.card(name, python)
         args = resolve_args(card, {"mode": mode, "scratch": str(scratch or "")})
         options = ModelOptions(card.name, str(card.folder), args, seed=5)
-        self.opened.append(ForeignSegmenter(card, options, timeout=timeout, load_timeout=60.0, log=self.log))
+        self.opened.append(ForeignSegmenter(card, options, timeout=timeout, load_timeout=180.0, log=self.log))
         return self.opened[-1]
 
     def card(self, name: str = "Stranger", python: str = ""):
@@ -121,11 +122,17 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends within a few seconds; one that init has yet to collect counts as ended."""
-    deadline = time.monotonic() + 10
+    """Whether a process ends within a minute; one that init has yet to collect counts as ended."""
+    deadline = time.monotonic() + 60
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not alive(pid)
+
+
+def hanging(marks: Path) -> list[int]:
+    """The child and the grandchild of a model that hangs; empty until both are on record."""
+    found = re.search(r"^pid (\d+) (\d+)\n", marks.read_text() if marks.exists() else "", re.MULTILINE)
+    return [int(pid) for pid in found.groups()] if found else []
 
 
 # ---------------------------------------------------------------------------------------------- the good case
@@ -300,13 +307,12 @@ def test_the_loop_finds_the_expression_that_kills_the_child(stranger: Opener) ->
 
 
 def test_a_child_that_hangs_costs_its_call_and_is_ended_with_its_children(stranger: Opener, tmp_path: Path) -> None:
-    segmenter = stranger("hang", scratch=tmp_path, timeout=3.0)
+    segmenter = stranger("hang", scratch=tmp_path, timeout=8.0)
     segmenter.load()
     predictions = segmenter.segment([task("t", "poison", "neighbour")])
     assert [p.status for p in predictions] == ["error", "error"]
-    assert predictions[0].error == "the process of stranger was ended: no answer within 3 s: waiting for a lock"
-    marks = (tmp_path / "marks").read_text().split()
-    pid, grandchild = (int(p) for p in marks[marks.index("pid") + 1 :][:2])
+    assert predictions[0].error == "the process of stranger was ended: no answer within 8 s: waiting for a lock"
+    pid, grandchild = hanging(tmp_path / "marks")
     assert gone(pid)
     assert gone(grandchild)
     assert segmenter.segment([task("t", "fine")])[0].status == "ok"
@@ -411,7 +417,7 @@ def test_an_interruption_ends_a_busy_child(stranger: Opener, tmp_path: Path) -> 
     pid = segmenter._child.pid
 
     def interrupt(*_: object) -> None:
-        if "pid" in (tmp_path / "marks").read_text():
+        if hanging(tmp_path / "marks"):
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise KeyboardInterrupt
 
@@ -423,7 +429,7 @@ def test_an_interruption_ends_a_busy_child(stranger: Opener, tmp_path: Path) -> 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    grandchild = int((tmp_path / "marks").read_text().split()[-1])
+    _, grandchild = hanging(tmp_path / "marks")
     segmenter.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -448,13 +454,15 @@ def test_a_busy_child_ends_when_its_parent_is_killed(stranger: Opener, tmp_path:
         segmenter.segment([ImageTask("t", (4, 4), (Query("t/0", "poison"),), np.zeros((4, 4, 3), np.uint8))])
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    marks = tmp_path / "marks"
-    deadline = time.monotonic() + 60
-    while not (marks.exists() and "pid" in marks.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    pids = [int(p) for p in marks.read_text().split()[-2:]]
-    parent.kill()
-    parent.wait()
+    deadline = time.monotonic() + 180
+    try:
+        while not (pids := hanging(tmp_path / "marks")):
+            assert parent.poll() is None, f"the parent ended early: exit status {parent.returncode}"
+            assert time.monotonic() < deadline, "three minutes went by, and the model does not hang"
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+        parent.wait()
     assert all(gone(pid) for pid in pids)
 
 

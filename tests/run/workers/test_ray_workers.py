@@ -21,9 +21,10 @@ from lens_bench.run.evaluate import run_splits
 from lens_bench.run.files import JsonObject
 from lens_bench.run.plan import Plan, make_model
 from lens_bench.run.watch import Quiet
+from lens_bench.run.workers import dispatch, foreman
 from lens_bench.run.workers.options import Workers
 
-from .worker_models import BROKEN, LOOKING, model_of
+from .worker_models import BROKEN, LOOKING, WAITING, model_of
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -42,6 +43,13 @@ def cluster() -> Iterator[Any]:
     finally:
         ray.shutdown()
         started.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker is left out or overtaken because the machine is slow; what becomes of those who are, others test."""
+    monkeypatch.setattr(foreman, "_GRACE_S", 120.0)
+    monkeypatch.setattr(dispatch, "PATIENCE_S", 120.0)
 
 
 class Watching(Quiet):
@@ -93,6 +101,21 @@ def result(plan: Plan, summary: JsonObject) -> tuple[bytes, list[str], dict[str,
     return plan.files.scores.read_bytes(), canonical(plan), rest
 
 
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 180
+    while not happened():
+        assert time.monotonic() < deadline, f"three minutes went by before {what}"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that its parent has yet to collect does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def slow(tiny: Any, out: Path, **wishes: Any) -> Plan:
     plan: Plan = tiny.plan("slow", out, **{"args": {"ms": "20"}, "batch_size": 1, **wishes})
     return plan
@@ -105,6 +128,12 @@ def one_process(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[by
     return result(plan, run(plan))
 
 
+def of_workers(summary: JsonObject) -> list[str]:
+    """What is said of workers among the reasons why the speed compares with no other."""
+    perf: Any = summary["perf"]
+    return [reason for reason in perf["reasons"] if "worker" in reason]
+
+
 def pids(watcher: Watching) -> list[int]:
     members = watcher.crew._foreman.members  # type: ignore[attr-defined]
     return [m.identity.pid for m in members.values() if m.identity]
@@ -115,7 +144,7 @@ def test_two_workers_give_what_one_process_gives(cluster: Any, tiny: Any, tmp_pa
     summary = run(plan, Workers(2), watcher)
     assert result(plan, summary) == one_process
     perf: Any = summary["perf"]
-    assert perf["comparable"], perf["reasons"]
+    assert of_workers(summary) == []
     assert perf["hardware"].startswith("2 workers: 2 on ")
     assert [w["expressions"] > 0 for w in perf["workers"]] == [True, True]
     assert sum(w["expressions"] for w in perf["workers"]) == perf["expressions"] == 72
@@ -171,34 +200,11 @@ def test_a_model_that_does_not_load_is_the_error_of_one_process(cluster: Any, ti
     assert said[0] == said[1]
 
 
-WAITING = """
-import time
-from pathlib import Path
-from lens_bench.masks import box_mask
-from lens_bench.records import LoadReport, Prediction
-
-class Waiting:
-    def __init__(self, options):
-        self.marker, self.calls = Path(__file__).with_name("go"), 0
-    def load(self): return LoadReport()
-    def segment(self, tasks):
-        self.calls += 1
-        until = time.monotonic() + 120
-        while self.calls > 1 and not self.marker.exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(0.2)
-        return [self.answer(n, q, t.size) for t in tasks for n, q in enumerate(t.queries)]
-    def answer(self, n, query, size):
-        return Prediction(query.sample_id, "ok", mask=box_mask((0, 0, n + 1, 9), size))
-    def close(self): pass
-"""
-
-
 @pytest.mark.slow
 def test_a_node_that_joins_takes_its_share_of_a_running_job(cluster: Any, tiny: Any, tmp_path: Path) -> None:
     """The first two workers wait in their second call until there is a third."""
     folder = model_of(tmp_path / "waiting", WAITING, "Waiting")
-    marker = tmp_path / "waiting" / "go"
+    marker = tmp_path / "go"
     plan, nodes = tiny.plan(folder, tmp_path, batch_size=1), []
 
     class Opening(Watching):
@@ -207,7 +213,7 @@ def test_a_node_that_joins_takes_its_share_of_a_running_job(cluster: Any, tiny: 
             if ready == 3:
                 marker.touch()
 
-    watcher = Opening(after=6, act=lambda: nodes.append(cluster.add_node(num_cpus=1)))
+    watcher = Opening(after=6, act=lambda: nodes.append(cluster.add_node(num_cpus=1, wait=False)))
     try:
         summary = run(plan, Workers(None, "auto"), watcher)
     finally:
@@ -215,20 +221,27 @@ def test_a_node_that_joins_takes_its_share_of_a_running_job(cluster: Any, tiny: 
             cluster.remove_node(node)
     perf: Any = summary["perf"]
     assert [w["expressions"] > 0 for w in perf["workers"]] == [True] * 3
-    assert perf["reasons"] == ["workers joined while the clock ran: 1"]
+    assert of_workers(summary) == ["workers joined while the clock ran: 1"]
     alone = tiny.plan(folder, tmp_path / "alone", batch_size=1)
     assert result(plan, summary)[:2] == result(alone, run(alone))[:2]
 
 
 @pytest.mark.slow
 def test_a_node_that_goes_takes_nothing_with_it(cluster: Any, tiny: Any, tmp_path: Path, one_process: Any) -> None:
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1, wait=False)
+    cluster.wait_for_nodes(timeout=180)
     plan = slow(tiny, tmp_path, args={"ms": "60"})
-    watcher = Watching(after=18, act=lambda: cluster.remove_node(node, allow_graceful=False))
+
+    def remove() -> None:
+        """Return only when its worker is gone too, which may outlive its node by some calls."""
+        before = pids(watcher)
+        cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: not all(_alive(pid) for pid in before), "the worker of the node that went ends")
+
+    watcher = Watching(after=18, act=remove)
     summary = run(plan, Workers(3), watcher)
-    perf: Any = summary["perf"]
     assert result(plan, summary)[:2] == one_process[:2]
-    assert "workers lost: 1" in perf["reasons"]
+    assert "workers lost: 1" in of_workers(summary)
 
 
 def test_broken_images_are_errors_as_in_one_process(cluster: Any, own_tiny: Any, tmp_path: Path) -> None:

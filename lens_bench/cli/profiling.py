@@ -31,7 +31,14 @@ Scenarios = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Whose pictures; default: the card's first.")]
 Images = Annotated[int, typer.Option(min=1, help="Pictures taken from the split, drawn by the seed.")]
-Duration = Annotated[float, typer.Option(min=0.1, help="Seconds that each figure is measured for.")]
+Duration = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Seconds that each figure is measured for, at least 3 calls (offline), 10 (single-stream) or 20 requests "
+        "(each trial of server).",
+    ),
+]
 BatchSizes = Annotated[
     str, typer.Option(help="offline: images a call, e.g. 1,4,16; auto doubles until throughput stops growing.")
 ]

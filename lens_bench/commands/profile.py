@@ -21,6 +21,7 @@ from lens_bench.perf.knobs import Knobs
 from lens_bench.perf.profile_file import Profile, profile_to_json
 from lens_bench.perf.quantiles import Estimate
 from lens_bench.perf.roofline import Roof
+from lens_bench.perf.server import LEAST
 from lens_bench.perf.stages import Stage
 from lens_bench.progress import make_progress, waiting
 from lens_bench.registry import find_model, find_suite
@@ -206,11 +207,11 @@ def _sweep_table(found: Profile) -> Table:
 
 def _trial_table(found: Profile) -> Table:
     served = found.server
-    table = console.columns("server: requests/s", "requests", "latency ms", "95 %", "p50 ms", "busy", "holds")
+    table = console.columns("server: requests/s", "requests", "latency ms", "p50 ms", "busy", "holds")
     for trial in sorted(served.trials if served is not None else (), key=lambda t: t.rate):
         behind = "" if trial.kept_up else ", does not keep up"
         verdict = "yes" if trial.holds else "no, cut short" if trial.cut else f"no{behind}"
-        values = f"{trial.latency_ms.value:.4g}", _interval(trial.latency_ms), f"{trial.p50_ms.value:.4g}"
+        values = f"{trial.latency_ms.value:.4g}", f"{trial.p50_ms.value:.4g}"
         table.add_row(f"{trial.rate:.4g}", str(trial.requests), *values, _percent(trial.busy), verdict)
     return table
 
@@ -244,5 +245,6 @@ def _plan_facts(job: Job, before: Profile) -> list[tuple[str, object]]:
         ("device", f"{job.profile.device}, {job.profile.dtype}; {job.profile.hardware}"),
         ("to measure", ", ".join(left) or "nothing: everything was measured before"),
         ("how", ", ".join(f"{k} {v}" for k, v in job.profile.knobs.items())),
+        ("server", f"at least {LEAST} requests a trial, however long they take" if "server" in left else ""),
         ("results", job.path),
     ]

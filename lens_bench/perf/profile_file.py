@@ -135,11 +135,13 @@ class Trial:
 
     Attributes:
         rate: Requests per second offered.
-        latency_ms: Percentile that the bound is about, waiting included.
+        latency_ms: Percentile that the bound is about, waiting included; without an interval, because waits in a queue
+            depend on each other.
         p50_ms: The median.
         holds: The percentile stayed within the bound, and the model kept up.
         kept_up: Requests were answered as fast as they came.
-        cut: The trial was ended when so many requests were late that the bound could no longer hold.
+        cut: The trial was ended when it could no longer hold: too many requests were late, or the model was too far
+            behind. Its figures are of the requests answered until then.
         busy: Share of the time in which the model worked.
     """
 

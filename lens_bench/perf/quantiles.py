@@ -1,5 +1,8 @@
 """Percentiles and rates with 95 % intervals that assume nothing about the distribution of latencies.
 
+They do assume that samples are independent: calls made one after the other on an otherwise quiet machine are nearly so,
+waits in a queue are not. A figure of dependent samples is given without an interval.
+
 A percentile is the nearest-rank one, as MLPerf Inference reports it. Its interval lies between two order statistics:
 the number of samples below the true quantile is binomial, whatever the distribution (David and Nagaraja, Order
 Statistics, section 7.1). Where there are too few samples for an end, that end is None.
@@ -17,7 +20,10 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and the ends of its 95 % interval; None for an end that the samples cannot give."""
+    """A figure and the ends of its 95 % interval; None for an end that the samples cannot give.
+
+    Both are None where there is no interval.
+    """
 
     value: float
     low: float | None = None

@@ -6,15 +6,17 @@ A request is one expression on one picture. Requests wait in one queue; the mode
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.bench import Bench, Measured
 from lens_bench.perf.clock import Clock
 from lens_bench.perf.profile_file import Server, Trial
-from lens_bench.perf.quantiles import percentile, rank
-from lens_bench.perf.warmup import warm_up
+from lens_bench.perf.quantiles import Estimate, percentile, rank
+from lens_bench.perf.warmup import WINDOW, warm_up
 from lens_bench.records import ImageTask
 
 LEAST, MOST = 20, 20_000
@@ -56,7 +58,21 @@ class Served:
 
         Where it does not, the queue grows for ever, and a trial that is short beside the bound would not notice.
         """
-        return self.seconds <= KEPT_UP * arriving + 2 * self.longest
+        return in_time(self.seconds, arriving, self.longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Sofar:
+    """A queue in the midst of a trial: latencies of the answered, seconds since it began and of its longest call."""
+
+    latencies: Sequence[float]
+    seconds: float
+    longest: float
+
+
+def in_time(seconds: float, arriving: float, longest: float) -> bool:
+    """Whether what arrived within ``arriving`` seconds was answered as fast, in ``seconds``, but for the last calls."""
+    return seconds <= KEPT_UP * arriving + 2 * longest
 
 
 def serve(
@@ -64,7 +80,7 @@ def serve(
     arrivals: Sequence[float],
     concurrency: int,
     clock: Clock,
-    hopeless: Callable[[Sequence[float]], bool] = lambda _: False,
+    hopeless: Callable[[Sofar], bool] = lambda _: False,
 ) -> Served:
     """Let requests arrive and answer them.
 
@@ -73,7 +89,7 @@ def serve(
         arrivals: Moments in seconds, in order.
         concurrency: Most requests of one call.
         clock: What time passes on.
-        hopeless: Asked after each call with the latencies so far; True ends the trial.
+        hopeless: Asked after each call while requests are left; True ends the trial.
     """
     start = clock.now()
     latencies: list[float] = []
@@ -92,7 +108,7 @@ def serve(
         busy, longest = busy + done - now, max(longest, done - now)
         latencies += [done - arrivals[k] for k in range(first, last)]
         first = last
-        if hopeless(latencies):
+        if first < len(arrivals) and hopeless(Sofar(latencies, done, longest)):
             break
     return Served(tuple(latencies), clock.now() - start, busy, longest, cut=first < len(arrivals))
 
@@ -145,8 +161,14 @@ def server(
     batch = list(items[:concurrency])
     bench.observer.start("server: warm-up", 1, 0)
     try:
-        warmup = warm_up(lambda: bench.call(batch).seconds, bench.clock, bench.duration / 2)
-        each = bench.call(batch).seconds
+        times: list[float] = []
+
+        def call() -> float:
+            times.append(bench.call(batch).seconds)
+            return times[-1]
+
+        warmup = warm_up(call, bench.clock, bench.duration / 2)
+        each = median(times[-WINDOW:])  # of several: a single call may be anything
     finally:
         bench.observer.stop()
     found = done or Server(
@@ -181,11 +203,14 @@ def _trial(
     checks: list[Callable[[], object]] = []
     late = checked = 0
 
-    def hopeless(latencies: Sequence[float]) -> bool:
+    def hopeless(sofar: Sofar) -> bool:
         nonlocal late, checked
-        late += sum(seconds > bound.seconds for seconds in latencies[checked:])
-        checked = len(latencies)
-        return late > allowed
+        answered = len(sofar.latencies)
+        late += sum(seconds > bound.seconds for seconds in sofar.latencies[checked:])
+        checked = answered
+        # Whoever still waits and has waited too long is late, too.
+        waiting = max(0, bisect_left(arrivals, sofar.seconds - bound.seconds) - answered)
+        return late + waiting > allowed or not in_time(sofar.seconds, arrivals[-1], sofar.longest)
 
     def answer(first: int, last: int) -> None:
         checks.append(bench.ask([items[k % len(items)] for k in range(first, last)]))
@@ -201,16 +226,22 @@ def _trial(
     for check in checks:  # outside the clock: an answer that is none was not served
         check()
     waits = [1e3 * s for s in served.latencies]
+    latency = _without_interval(waits, bound.percentile)
     kept_up = not served.cut and served.kept_up(arrivals[-1])
     return Trial(
         rate=rate,
         requests=len(waits),
         seconds=served.seconds,
-        latency_ms=percentile(waits, bound.percentile),
-        p50_ms=percentile(waits, 0.5),
-        holds=kept_up and percentile(waits, bound.percentile).value <= 1e3 * bound.seconds,
+        latency_ms=latency,
+        p50_ms=_without_interval(waits, 0.5),
+        holds=kept_up and latency.value <= 1e3 * bound.seconds,
         kept_up=kept_up,
         cut=served.cut,
         busy=served.busy / served.seconds if served.seconds > 0 else 0.0,
         circumstances=measured.circumstances(*noise),
     )
+
+
+def _without_interval(waits: Sequence[float], share: float) -> Estimate:
+    """A percentile of waits in one queue: who comes behind a slow call waits, too, so they are not independent."""
+    return Estimate(percentile(waits, share).value)

@@ -11,7 +11,8 @@ from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.memory import Memory
 from lens_bench.perf.profile_file import Circumstances, Server, Trial
 from lens_bench.perf.quantiles import Estimate
-from lens_bench.perf.server import CLOSE, LEAST, Bound, holding_rate, next_rate, serve, server
+from lens_bench.perf.server import CLOSE, KEPT_UP, LEAST, MOST, Bound, holding_rate, next_rate, serve, server
+from lens_bench.perf.warmup import WINDOW
 from lens_bench.records import ImageTask
 
 from .paper import PaperClock, bench, tasks
@@ -51,7 +52,7 @@ def test_requests_that_wait_are_answered_together() -> None:
 
 def test_a_hopeless_trial_is_cut() -> None:
     clock = PaperClock()
-    found = serve(lambda a, b: clock.sleep(1.0), [0.1] * 50, 1, clock, lambda seen: len(seen) >= 3)
+    found = serve(lambda a, b: clock.sleep(1.0), [0.1] * 50, 1, clock, lambda sofar: len(sofar.latencies) >= 3)
     assert found.cut and len(found.latencies) == 3
 
 
@@ -109,6 +110,54 @@ def test_a_generous_bound_does_not_hide_that_the_model_cannot_keep_up() -> None:
     found, _ = measured(0.1, Bound(0.99, 1e6), duration=30.0)
     assert found.rate is not None and found.rate < 10.6
     assert any(not t.kept_up and not t.holds for t in found.trials)
+
+
+def arrived(t: Trial, duration: float) -> float:
+    """When the last request of a trial came."""
+    return poisson(t.rate, min(MOST, max(LEAST, round(t.rate * duration))), 0)[-1]
+
+
+def test_a_trial_ends_when_the_model_is_too_far_behind() -> None:
+    """The bound holds whatever happens, so nobody is late; the first rates are far beyond what the model can do."""
+    kept = [measured(0.1, Bound(0.99, 1e6), duration=30.0)[0]]
+    half = replace(kept[0], start_rate=1000.0, trials=(), rate=None)
+    again: list[Server] = []
+    server(bench(lambda asked: 0.1, duration=30.0), tasks(8), Bound(0.99, 1e6), 1, 0, half, again.append)
+    first = again[-1].trials[0]
+    assert first.rate == 1000.0 and first.cut and not first.holds
+    for t in again[-1].trials:
+        assert t.seconds <= KEPT_UP * arrived(t, 30.0) + 4 * 0.1
+
+
+def test_a_trial_ends_when_those_who_wait_are_late_already() -> None:
+    """A call of 10 s, and a bound of 1 s that half may miss: 19 wait too long when the first answer is there."""
+    found, _ = measured(10.0, Bound(0.5, 1.0), duration=1.0)
+    half = replace(found, complete=False, start_rate=100.0, trials=(), rate=None)
+    again: list[Server] = []
+    server(bench(lambda asked: 10.0, duration=0.2), tasks(8), Bound(0.5, 1.0), 1, 0, half, again.append)
+    assert again[0].trials[0].cut and again[0].trials[0].requests == 1
+
+
+def test_the_search_starts_from_several_calls() -> None:
+    """One call that is quick by chance, the last before the trials, is not what the start is made of."""
+    clock = PaperClock()
+    calls = 0
+
+    def service(asked: Sequence[ImageTask]) -> float:
+        nonlocal calls
+        calls += 1
+        return 0.1 if calls != WINDOW + 2 else 0.001
+
+    kept: list[Server] = []
+    server(bench(service, clock=clock), tasks(8), Bound(0.99, 0.5), 1, 0, None, kept.append)
+    assert kept[-1].start_rate == pytest.approx(5.0)
+
+
+def test_waits_in_a_queue_have_no_interval() -> None:
+    """They depend on each other, and an interval for independent samples would be far too narrow."""
+    found, _ = measured(0.1, Bound(0.9, 1.0))
+    assert found.trials
+    assert all(e.low is None and e.high is None for t in found.trials for e in (t.latency_ms, t.p50_ms))
 
 
 def test_answering_together_raises_the_rate() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from lens_bench.cards import SuiteCard, read_suite_card
@@ -20,6 +21,10 @@ from lens_bench.registry import find_model
 from lens_bench.run.plan import Plan, Request, make_model, make_plan
 
 SIZE = (48, 64)  # height, width
+
+# No test of ours is one of time: an example that takes long on a busy machine is no failure.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def cli() -> Cli:
     """Runs the command line as a user does, in a process of its own."""
 
-    def call(*arguments: object, timeout: float = 120, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, timeout: float = 300, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "lens_bench.cli", *(str(a) for a in arguments)]
         environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=cwd)

@@ -127,7 +127,7 @@ def test_view_serves_reports_on_loopback(cli: Any, tiny: Any, runs: dict[str, Pa
             assert server.stdout is not None
             url = server.stdout.readline().split()[0]
             assert url.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(url, timeout=20) as index:
+            with urllib.request.urlopen(url, timeout=120) as index:
                 assert b"report.html" in index.read()
         finally:
             server.terminate()

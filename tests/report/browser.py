@@ -38,7 +38,7 @@ def start(profile: Path) -> Browser:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    driver.set_script_timeout(20)
+    driver.set_script_timeout(120)
     return Browser(driver)
 
 
@@ -60,7 +60,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def wait(self, script: str) -> None:
-        WebDriverWait(self.driver, 10, poll_frequency=0.02).until(lambda d: d.execute_script(script))
+        WebDriverWait(self.driver, 60, poll_frequency=0.02).until(lambda d: d.execute_script(script))
 
     def find(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)

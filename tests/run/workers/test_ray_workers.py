@@ -291,6 +291,7 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> No
         if path.exists() and path.read_bytes().count(b"\n") >= count:
             return
         time.sleep(0.05)
+    process.kill()
     raise AssertionError(f"{path} did not get {count} lines: {process.communicate()}")
 
 
@@ -330,7 +331,7 @@ def test_a_stopped_driver_leaves_no_process_and_is_continued(
     wait_for_lines(plan.files.predictions, 12, process)
     if how == signal.SIGINT:
         os.killpg(process.pid, how)  # as a terminal does
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 130, errors
         assert "the same command continues" in errors
         assert "Traceback" not in errors
@@ -344,7 +345,7 @@ def test_a_stopped_driver_leaves_no_process_and_is_continued(
     assert 12 <= kept.count(b"\n") < 72
     monkeypatch.delenv("LENS_BENCH_TEST_MARK")
     done = start(command)
-    _, errors = done.communicate(timeout=240)
+    _, errors = done.communicate(timeout=600)
     assert done.returncode == 0, errors
     assert plan.files.predictions.read_bytes().startswith(kept)
     assert result(plan, json.loads(plan.files.summary.read_text()))[:2] == one_process[:2]
@@ -356,7 +357,7 @@ def test_the_command_ends_as_one_process_does_where_the_model_does_not_load(
 ) -> None:
     folder = model_of(tmp_path / "broken", BROKEN, "Broken")
     command = tiny.run(folder, tmp_path)
-    one, two = cli(*command), cli(*command, "--workers", 2, timeout=240)
+    one, two = cli(*command), cli(*command, "--workers", 2, timeout=600)
     assert one.returncode == two.returncode == 5
     last = [text.strip().splitlines()[-2:] for text in (one.stderr, two.stderr)]
     assert last[0] == last[1] == ["error: the decoder is missing", "hint: download it"]
@@ -364,7 +365,7 @@ def test_the_command_ends_as_one_process_does_where_the_model_does_not_load(
 
 @pytest.mark.slow
 def test_json_on_standard_output_is_nothing_but_json(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    done = cli(*tiny.run("oracle", tmp_path), "--workers", 2, "--json", timeout=240)
+    done = cli(*tiny.run("oracle", tmp_path), "--workers", 2, "--json", timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["ciou"] == 1.0
 
@@ -374,7 +375,7 @@ def test_without_ray_the_extra_is_named(tiny: Any, tmp_path: Path) -> None:
         "import sys; sys.modules['ray'] = None; from lens_bench.cli import main; "
         f"sys.argv = ['lens-bench', *{[str(a) for a in tiny.run('oracle', tmp_path)]!r}, '--workers', '2']; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "error: this needs the package ray" in done.stderr
     assert 'pip install "lens-bench[ray]"' in done.stderr
@@ -383,6 +384,6 @@ def test_without_ray_the_extra_is_named(tiny: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_address_where_nobody_is_is_named(tiny: Any, tmp_path: Path, cli: Any) -> None:
-    done = cli(*tiny.run("oracle", tmp_path), "--engine-address", "127.0.0.1:1", timeout=240)
+    done = cli(*tiny.run("oracle", tmp_path), "--engine-address", "127.0.0.1:1", timeout=600)
     assert done.returncode == 2
     assert "error: there is no Ray cluster at 127.0.0.1:1" in done.stderr

@@ -13,6 +13,17 @@ from lens_bench.errors import UsageError
 Kind: TypeAlias = type[BaseException] | None
 
 
+def require_folder(path: Path) -> None:
+    """Refuse what is no folder and cannot become one, because it, or what it should lie in, is a file.
+
+    Raises:
+        UsageError: Names the file; ``--out`` is the option that all of our folders come from.
+    """
+    there = next((p for p in (path, *path.parents) if p.exists() or p.is_symlink()), None)
+    if there is not None and not there.is_dir():
+        raise UsageError(f"--out must be a folder: {there} is not one", "name another folder; it is made if need be")
+
+
 class FolderLock:
     """Exclusive hold on a folder, given back when the process ends, however it ends.
 
@@ -21,10 +32,11 @@ class FolderLock:
         file: Marks it, and is made with its parents.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: Another process holds it, or a file is where it should be.
     """
 
     def __init__(self, folder: Path, file: Path) -> None:
+        require_folder(file.parent)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._stream = file.open("a+")
         try:

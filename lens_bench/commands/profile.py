@@ -16,6 +16,7 @@ from lens_bench.commands.data import ensure_made, is_made
 from lens_bench.console import note, out, prints_to_stderr
 from lens_bench.data.split import split_card
 from lens_bench.errors import UsageError
+from lens_bench.lock import require_folder
 from lens_bench.perf.ceilings import Ceilings
 from lens_bench.perf.knobs import Knobs
 from lens_bench.perf.profile_file import Profile, profile_to_json
@@ -46,6 +47,7 @@ def profile(suite_name: str, split: str | None, model: str, request: Request, kn
     Raises:
         UsageError: More than one split is the suite's default, and none was named.
     """
+    require_folder(request.out)
     suite, card = find_suite(suite_name), find_model(model)
     if split is None and len(suite.default_splits) > 1:
         found = ", ".join(suite.default_splits)

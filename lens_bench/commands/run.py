@@ -15,6 +15,7 @@ from lens_bench.commands.data import ensure_made, is_made
 from lens_bench.console import note, out, prints_to_stderr
 from lens_bench.data.split import split_card
 from lens_bench.errors import DataError, LensBenchError
+from lens_bench.lock import require_folder
 from lens_bench.progress import make_progress
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.evaluate import Outcome, journalled, run_splits
@@ -43,13 +44,14 @@ def run(
     as_json: bool = False,
 ) -> None:
     """Run a model over the named splits of a suite, or over its default ones; in this process, or in workers."""
+    require_folder(request.out)
     suite, card = find_suite(suite_name), find_model(model)
     names = list(splits) or list(suite.default_splits)
     for name in names:
         if warning := split_card(suite, name).warning:
             note(f"{suite.name} {name}: {warning}", "warning")
     if dry_run:
-        _dry_run(suite, names, card, request, as_json=as_json)
+        _dry_run(suite, names, card, request, elsewhere=workers is not None, as_json=as_json)
         return
     for name in names:
         ensure_made(suite, name, request.data_root)
@@ -70,7 +72,7 @@ def _outcomes(
     suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, workers: Workers | None
 ) -> Iterator[Outcome]:
     make_crew = _crew_maker() if workers else None
-    options, segmenter = make_model(card, request)
+    options, segmenter = make_model(card, request, elsewhere=workers is not None)
     with ExitStack() as failing:
         failing.callback(segmenter.close)
         plans = [make_plan(suite, name, card, options, segmenter, request) for name in names]
@@ -117,13 +119,15 @@ def _results(summaries: Sequence[Mapping[str, object]], runs: Sequence[RunFiles]
         out.print(Text(f"{summary['protocol']} protocol, {files.root}", style="dim"), soft_wrap=True)
 
 
-def _dry_run(suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, *, as_json: bool) -> None:
+def _dry_run(
+    suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, *, elsewhere: bool, as_json: bool
+) -> None:
     """Show for each split what would be done, or what is in the way; raises the first problem at the end."""
     problems: list[LensBenchError] = []
     for name in names:
         try:
             with prints_to_stderr():
-                options, segmenter = make_model(card, request)
+                options, segmenter = make_model(card, request, elsewhere=elsewhere)
                 with closing(segmenter):
                     rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
         except LensBenchError as error:

@@ -90,14 +90,21 @@ class Plan:
         return ImageTask(samples[0].image_id, samples[0].truth.size, queries)
 
 
-def make_model(card: ModelCard, request: Request) -> tuple[ModelOptions, Segmenter]:
+def make_model(card: ModelCard, request: Request, *, elsewhere: bool = False) -> tuple[ModelOptions, Segmenter]:
     """Resolve the options and construct (not load) the model.
 
+    Args:
+        card: The model's.
+        request: What is asked for.
+        elsewhere: It will be loaded by workers, whose devices are not those of this process.
+
     Raises:
-        UsageError: An option or argument does not fit, or the adapter cannot be imported.
+        UsageError: An option or argument does not fit, the device is not there, or the adapter cannot be imported.
         RunError: The adapter's constructor failed.
     """
     options = model_options(card, request)
+    if not elsewhere and card.python is None:  # another interpreter has a torch of its own
+        _require_device(card, options.device)
     with adapter_code(card.name, "constructing"):
         if card.python is None:
             return options, make_segmenter(card, options)
@@ -234,6 +241,22 @@ def _default_device(card: ModelCard) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else card.devices[0]
+
+
+def _require_device(card: ModelCard, device: str) -> None:
+    """Refuse a CUDA device that torch does not see."""
+    kind, colon, index = device.partition(":")
+    if kind != "cuda":
+        return
+    if colon and not (index.isascii() and index.isdecimal()):
+        raise UsageError(f"--device {device} is neither cuda nor cuda:N", "for example cuda:1")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        seen = f"there are {count}, numbered from 0" if count else "torch sees no CUDA device here"
+        other = "--device cpu" if "cpu" in card.devices else f"model {card.name} computes on CUDA devices only"
+        raise UsageError(f"--device {device}: {seen}", "a smaller number" if count else other)
 
 
 def _offered(card: ModelCard, option: str, value: str, offered: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lens_bench.errors import UsageError
-from lens_bench.run.plan import folder_digest, select_samples
+from lens_bench.registry import find_model
+from lens_bench.run.plan import Request, folder_digest, make_model, select_samples
 
 
 def test_a_folders_digest_is_of_names_and_contents(tmp_path: Path) -> None:
@@ -50,3 +52,35 @@ def test_only_oracles_are_shown_the_ground_truth(tiny: Any, tmp_path: Path) -> N
 def test_what_a_model_does_not_offer(tiny: Any, tmp_path: Path, wish: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         tiny.plan("center", tmp_path, **wish)
+
+
+@pytest.mark.parametrize(
+    ("device", "there_are", "words"),
+    [
+        ("cuda", 0, "torch sees no CUDA device here"),
+        ("cuda:1", 1, "there are 1, numbered from 0"),
+        ("cuda:", 1, "neither cuda nor cuda:N"),
+        ("cuda:x", 1, "neither cuda nor cuda:N"),
+        ("cuda", 1, ""),
+        ("cuda:1", 2, ""),
+        ("cpu", 0, ""),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, device: str, there_are: int, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_are > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there_are)
+    card, request = find_model("lens-nano"), Request(device=device)
+    if not words:
+        assert make_model(card, request)[0].device == device
+        return
+    with pytest.raises(UsageError, match=words) as caught:
+        make_model(card, request)
+    assert caught.value.hint
+    assert make_model(card, request, elsewhere=True)[0].device == device  # workers have devices of their own
+    gpu_only = card.model_copy(update={"devices": ["cuda"]})
+    if not there_are:
+        with pytest.raises(UsageError) as caught:
+            make_model(gpu_only, request)
+        assert "CUDA devices only" in caught.value.hint

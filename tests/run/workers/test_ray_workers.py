@@ -296,8 +296,8 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> No
 
 
 def left_over(marker: str) -> list[str]:
-    """Processes with this in their environment that do not end within three minutes; Ray's agents take their time."""
-    deadline = time.monotonic() + 180
+    """Processes with this in their environment that do not end within ten minutes; Ray's agents take their time."""
+    deadline = time.monotonic() + 600
     while True:
         left = [p for p in Path("/proc").iterdir() if marker in _environment(p)]
         if not left or time.monotonic() > deadline:

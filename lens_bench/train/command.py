@@ -65,7 +65,7 @@ def train_command(
         if job.follows is not None and result is not None:
             model = recipe.model.model_copy(update={"checkpoint": str(result)})
             recipe = recipe.model_copy(update={"model": model})
-        root = job.folder.parent / "data" if recipe.data.images is not None else data_root
+        root = data_place(job, data_root)
         if os.environ.get("RANK", "0") == "0":
             make_missing(recipe, root)
         result = train(recipe, Where(job.folder, root, fresh), TrainProgress())
@@ -103,6 +103,13 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
         target = place / f"{number}-{loaded.name}"
         jobs.append(Job(_with_paper_data(loaded, paper_data), target, jobs[-1].folder if jobs else None))
     return jobs
+
+
+def data_place(job: Job, data_root: Path) -> Path:
+    """Where a stage's suites lie: the data root, or a folder of splits of ``data.images`` beside the stage's."""
+    images = job.recipe.data.images
+    # Splits of another size are other data, so the size is in the name.
+    return data_root if images is None else job.folder.parent / f"data-{images}"
 
 
 def make_missing(recipe: TrainRecipe, root: Path) -> None:

@@ -121,8 +121,8 @@ class DataConfig(_Part):
         paper_data: Train on every image, as the paper did.
         unit: What an epoch goes over: every expression, every referent with one drawn expression, or every image with
             up to ``per_image`` drawn expressions.
-        images: Make the splits anew, of so many images each, in the training's own folder (generated suites; to try
-            things out). None: they lie under the data root.
+        images: Make the splits anew, of so many images each, in ``data-IMAGES`` beside the stage's folder (generated
+            suites; to try things out). None: they lie under the data root.
         part: Share of the images, by their place in a shuffled order that no seed changes, so that stages can see
             different ones.
         recolour: Share of the draws whose image has its colours exchanged, so that shapes are learned apart from

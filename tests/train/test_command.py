@@ -76,6 +76,21 @@ def test_generated_splits_are_made_where_they_are_missing(tmp_path: Path) -> Non
     assert (tmp_path / "shapes" / "val" / "instances.json").stat().st_mtime_ns == stamp
 
 
+def test_splits_of_another_size_are_other_data(chain: Path, data_root: Path, tmp_path: Path) -> None:
+    def pictures(images: int, fresh: bool) -> int:
+        settings = [f"data.images={images}", "optimiser.steps=1", "batch.units=2"]
+        train_command(
+            str(chain.parent / "sam.yaml"), settings, folder=tmp_path / "out", data_root=data_root, fresh=fresh
+        )
+        splits = [p for p in tmp_path.rglob("instances.json") if p.parts[-3:-1] == ("shapes", "train")]
+        return max(len(json.loads(path.read_text())["images"]) for path in splits)
+
+    assert pictures(2, fresh=False) == 2
+    assert pictures(5, fresh=True) == 5
+    begun = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert begun["recipe"]["data"]["images"] == 5
+
+
 @pytest.mark.slow
 def test_smoke_recipe(tmp_path: Path) -> None:
     """Every stage of nano at its own size; each learns something, and the end answers in the wanted form."""
@@ -84,7 +99,7 @@ def test_smoke_recipe(tmp_path: Path) -> None:
     logs = {
         p.name: [json.loads(line) for line in (p / "train_log.jsonl").read_text().splitlines()]
         for p in (tmp_path / "out").iterdir()
-        if p.name != "data"
+        if not p.name.startswith("data-")
     }
     for name, lines in logs.items():
         # The last two go on from what others learned: twenty steps of them show nothing.

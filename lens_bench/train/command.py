@@ -114,10 +114,13 @@ def data_place(job: Job, data_root: Path) -> Path:
 
 def make_missing(recipe: TrainRecipe, root: Path) -> None:
     """Make the splits of generated suites that a recipe names and that are not there."""
-    for suite, split in sorted(_generated(recipe)):
-        if not folder_of(suite, split, root).is_dir():
-            note(f"making {suite} {split} in {root}")
-            make(suite, split, root, images=recipe.data.images)
+    for suite, split in _missing(recipe, root):
+        note(f"making {suite} {split} in {root}")
+        make(suite, split, root, images=recipe.data.images)
+
+
+def _missing(recipe: TrainRecipe, root: Path) -> list[tuple[str, str]]:
+    return [named for named in sorted(set(_generated(recipe))) if not folder_of(*named, root).is_dir()]
 
 
 def _generated(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
@@ -148,7 +151,8 @@ def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:
 def _show_plan(job: Job, data_root: Path) -> None:
     from lens_bench.train.plan import make_plan
 
-    plan = make_plan(job.recipe, data_root)
+    root = data_place(job, data_root)
+    plan = make_plan(job.recipe, root)
     trained = sum(plan.trainable.values())
     groups = ", ".join(f"{group} {number:,}" for group, number in plan.trainable.items())
     hours = plan.seconds / 3600
@@ -157,7 +161,7 @@ def _show_plan(job: Job, data_root: Path) -> None:
             [
                 ("recipe", f"{job.recipe.name} ({job.recipe.stage}), to {job.folder}"),
                 ("trainable", f"{trained:,} of {plan.parameters:,} parameters: {groups}"),
-                ("data", f"{plan.units:,} units" if plan.units is not None else ""),
+                ("data", _data_in_words(job.recipe, plan.units, root)),
                 (
                     "step",
                     f"{job.recipe.batch.units} units, about {plan.tokens:,} tokens, {plan.flops / 1e12:.3g} TFLOP",
@@ -171,6 +175,15 @@ def _show_plan(job: Job, data_root: Path) -> None:
             ]
         )
     )
+
+
+def _data_in_words(recipe: TrainRecipe, units: int | None, root: Path) -> str:
+    if units is not None:
+        return f"{units:,} units"
+    if _missing(recipe, root):
+        each = f", of {recipe.data.images:,} images a split" if recipe.data.images is not None else ""
+        return f"made when it runs, in {root}{each}"
+    return ""
 
 
 class TrainProgress:

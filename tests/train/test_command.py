@@ -10,7 +10,7 @@ import yaml
 
 from lens_bench.errors import UsageError
 from lens_bench.lens.checkpoint import load
-from lens_bench.train.command import make_missing, train_command
+from lens_bench.train.command import data_place, make_missing, plan_jobs, train_command
 
 from .conftest import tiny_recipe
 
@@ -89,6 +89,24 @@ def test_splits_of_another_size_are_other_data(chain: Path, data_root: Path, tmp
     assert pictures(5, fresh=True) == 5
     begun = json.loads((tmp_path / "out" / "recipe.json").read_text())
     assert begun["recipe"]["data"]["images"] == 5
+
+
+def test_dry_run_counts_the_data_that_training_would_see(
+    chain: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*settings: str) -> str:
+        stage = str(chain.parent / "supervised.yaml")
+        train_command(stage, ["model.like={}", *settings], folder=tmp_path / "out", data_root=data_root, dry_run=True)
+        return capsys.readouterr().out
+
+    assert "12 units" in shown()
+    before = shown("data.images=3")
+    assert "made when it runs" in before and "of 3 images" in before.replace("\n", " ")
+    assert "units\n" not in before and "epochs" not in before
+    job = plan_jobs(str(chain.parent / "supervised.yaml"), ["data.images=3"], tmp_path / "out")[0]
+    make_missing(job.recipe, data_place(job, data_root))
+    after = shown("data.images=3")
+    assert "3 units" in after and "epochs" in after and "made when" not in after
 
 
 @pytest.mark.slow

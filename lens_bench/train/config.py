@@ -5,41 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lens_bench.train.sizes import Count, Sizes
 
 Stage = Literal["sam", "vision", "supervised", "grpo"]
 Group = Literal["embeddings", "language", "vision", "head", "sam_prompt", "sam_decoder", "sam_image"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Sizes(_Part):
-    """Sizes of a model that is trained from nothing; the defaults are ``lens-nano``'s."""
-
-    width: int = 160
-    layers: int = 4
-    heads: int = 5
-    hidden: int = 384
-    theta: float = 1e4
-    vision_width: int = 128
-    vision_layers: int = 4
-    vision_heads: int = 4
-    vision_hidden: int = 256
-    side: int = Field(default=112, description="Of the language model's square image in pixels, a multiple of 14.")
-    step: int = Field(default=2, description="Coordinates in an answer are multiples of it; one token each.")
-    sam_side: int = 128
-    sam_width: int = 64
-    sam_trunk: tuple[int, int, int, int] = (16, 32, 64, 128)
-    queries: int = 8
-    head_width: int = 128
-    head_layers: int = 2
-    answer_tokens: int = 40
 
 
 class ModelConfig(_Part):
@@ -60,7 +41,7 @@ class ModelConfig(_Part):
     qwen: str = ""
     sam: str = ""
     sam_size: str = "sam2_hiera_l"
-    queries: int = 64
+    queries: Count = 64
     fresh: Sizes | None = None
     like: Sizes | None = None
     prompt: dict[str, str | int | bool | None] = {}
@@ -85,14 +66,14 @@ class Lora(_Part):
 class Optimiser(_Part):
     """AdamW and its schedule. A group without a learning rate is frozen."""
 
-    rates: dict[Group, Annotated[float, Field(gt=0)]]
+    rates: dict[Group, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     muon: tuple[Group, ...] = Field(default=(), description="Groups whose matrices Muon moves.")
     steps: int = Field(ge=1)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: int = Field(default=0, ge=0)
     floor: Fraction = Field(default=0.0, description="Share of the learning rate that the schedule ends at.")
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: Weight = 0.0
     max_norm: float = Field(default=1.0, gt=0)
 
@@ -159,6 +140,23 @@ class Answer(_Part):
     text: str = "{box}"
     box: str = '[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}]}}]'
     step: int = Field(default=1, ge=1, description="Coordinates are rounded to multiples of it.")
+
+    @model_validator(mode="after")
+    def _can_be_filled_in(self) -> Answer:
+        # As supervised.answer_text does; an expression may come without a rationale.
+        _try(self.text, "text", {"rationale": "", "box": "a box"})
+        _try(self.box, "box", dict.fromkeys(("x1", "y1", "x2", "y2"), 0))
+        return self
+
+
+def _try(template: str, field: str, values: Mapping[str, object]) -> None:
+    try:
+        template.format(**values)
+    except (LookupError, ValueError, TypeError, AttributeError):
+        names = ", ".join(f"{{{name}}}" for name in values)
+        raise ValueError(
+            f"{field} cannot be filled in: {template!r} may name {names}; a brace that is meant as one is doubled"
+        ) from None
 
 
 class Text(_Part):

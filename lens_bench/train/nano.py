@@ -18,7 +18,7 @@ from lens_bench.lens.checkpoint import fresh
 from lens_bench.lens.config import HeadConfig, Json, LensConfig
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.recipe import Recipe
-from lens_bench.train.config import Sizes
+from lens_bench.train.sizes import Sizes
 
 if TYPE_CHECKING:
     from lens_bench.lens.modeling import LensModel

@@ -89,6 +89,44 @@ def test_what_does_not_fit_is_refused(setting: str) -> None:
         load_recipe("nano-sft", [setting, *(["optimiser.rates={head: 1}"] if setting == "lora.rank=4" else [])])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.fresh={width: 161}"], r"model\.fresh: width must be a multiple of twice heads"),
+        (["model.fresh={width: 155}"], r"model\.fresh: width must be"),  # five heads of 31 channels
+        (["model.fresh={heads: 3}"], r"model\.fresh: width must be"),
+        (["model.fresh={vision_width: 130}"], r"model\.fresh: vision_width must be a multiple of four times"),
+        (["model.fresh={side: 100}"], r"model\.fresh\.side: .*multiple of 14"),
+        (["model.fresh={side: 0}"], r"model\.fresh\.side: "),
+        (["model.fresh={sam_side: 100}"], r"model\.fresh\.sam_side: .*multiple of 32"),
+        (["model.fresh={sam_width: 20}"], r"model\.fresh\.sam_width: .*multiple of 8"),
+        (["model.fresh={sam_trunk: [8, 16, 32, 66]}"], r"model\.fresh: sam_trunk: .*multiple of 4"),
+        (["model.fresh={sam_trunk: [8, 8, 16, 32]}"], r"model\.fresh: sam_trunk: neighbouring widths must differ"),
+        (["model.fresh={head_width: 34}"], r"model\.fresh\.head_width: .*multiple of 4"),
+        (["model.fresh={theta: 0}"], r"model\.fresh\.theta: "),
+        (["model.fresh={layers: 0}"], r"model\.fresh\.layers: "),
+        (["model.fresh={step: 0}"], r"model\.fresh\.step: "),
+        (["model.fresh={queries: 0}"], r"model\.fresh\.queries: "),
+        (["model.fresh={answer_tokens: 0}"], r"model\.fresh\.answer_tokens: "),
+        (["model.like={side: 100}"], r"model\.like\.side: "),
+        (["model.queries=0"], r"model\.queries: "),
+        (["optimiser.betas=[2, 3]"], r"optimiser\.betas\.0: .*less than 1"),
+        (["optimiser.betas=[0.9, -1]"], r"optimiser\.betas\.1: "),
+        (["optimiser.epsilon=-1"], r"optimiser\.epsilon: .*greater than 0"),
+        (["optimiser.rates={}"], r"optimiser\.rates: .*at least 1"),
+        (['answer.text="{foo}"'], r"answer: text cannot be filled in: '\{foo\}' may name \{rationale\}, \{box\}"),
+        (['answer.text="{rationale[0]}"'], "answer: text cannot be filled in"),
+        (['answer.text="{"'], "answer: text cannot be filled in"),
+        (['answer.text="{} {box}"'], "answer: text cannot be filled in"),
+        (['answer.box="{x9}"'], r"answer: box cannot be filled in: .*\{x1\}, \{y1\}, \{x2\}, \{y2\}; a brace"),
+        (["answer.box='{\"bbox_2d\": [{x1}, {y1}, {x2}, {y2}]}'"], "a brace that is meant as one is doubled"),
+    ],
+)  # fmt: skip
+def test_what_would_break_later_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe("nano-sft", settings)
+
+
 def test_settings_and_base(tmp_path: Path) -> None:
     found = single(
         "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]", "runtime.tensorboard=true",

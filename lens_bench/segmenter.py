@@ -100,7 +100,8 @@ class SupportsForcedLength(Protocol):
         """Write exactly so many tokens for every expression, and one mask whatever they say. Called before loading.
 
         Raises:
-            UsageError: The arguments leave nothing to be written, or an engine cannot be forced.
+            UsageError: The arguments leave nothing to be written, or an engine cannot be forced. That the model has
+                no room for so many may be said only while it is loaded.
         """
         ...
 

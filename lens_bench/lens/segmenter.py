@@ -12,7 +12,7 @@ from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.attention import attention
 from lens_bench.lens.checkpoint import describe, load, weight_digest
-from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config
+from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config, whole
 from lens_bench.lens.costs import lens_costs
 from lens_bench.lens.engine import Answer, Batches, Engine
 from lens_bench.lens.modeling import LensModel
@@ -20,6 +20,7 @@ from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.room import require_room
 from lens_bench.lens.sizes import QWEN_IMAGE, named_size
 from lens_bench.lens.spread import devices_of, notes_of
 from lens_bench.lens.steps import Decode, resolve
@@ -122,6 +123,9 @@ class LensSegmenter:
             recipe = recipe.model_copy(update={"max_length": None, "max_new_tokens": self._forced})
             ends = frozenset()
         prompter = Prompter(recipe, tokenizer, ends, model.config.padding)
+        if self._forced is not None:
+            taken = len(prompter.before) + len(prompter.after("")) + 1 + model.config.head.queries
+            require_room(self._forced, whole(model.qwen.config.get_text_config(), "max_position_embeddings"), taken)
         rows = self._options.args.get("rows")
         batches = Batches(rows=rows if isinstance(rows, int) and rows > 0 else None)
         writer, decoding = self._writer(model, tokenizer, prompter)

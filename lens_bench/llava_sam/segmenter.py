@@ -11,6 +11,7 @@ import torch
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.quantise import bits_of
+from lens_bench.lens.room import require_room
 from lens_bench.lens.spread import devices_of, notes_of
 from lens_bench.llava_sam.checkpoint import IMAGE_TOKENS, load, weight_digest
 from lens_bench.llava_sam.config import Family, read_json, released_config
@@ -168,6 +169,8 @@ class LlavaSegmenter:
             torch.cuda.empty_cache()
 
     def _start(self, model: LlavaSam, tokenizer: SegTokenizer) -> None:
+        if self._forced:
+            require_room(self._most, model.config.context, model.image_tokens + 1)
         self._tokenizer = tokenizer
         self._template = Template(tokenizer, self._lead, self._follow)
         self._engine = Engine(model, tokenizer.seg, tokenizer.eos, self._rows or None, forced=self._forced)
@@ -207,9 +210,10 @@ class LlavaSegmenter:
             return Ask(conversation.image, prompt)
         used = len(prompt.before) + engine.model.image_tokens + len(prompt.after)
         room = engine.model.config.context - used
-        if room < 1:
+        if room < (self._most if self._forced else 1):
+            wanted = f"write {self._most} tokens" if self._forced else "answer"
             raise RunError(
-                f"the prompt of {conversation.sample_ids[-1]} has {used} tokens and leaves no room to answer"
+                f"the prompt of {conversation.sample_ids[-1]} has {used} tokens and leaves no room to {wanted}"
             )
         return Ask(conversation.image, prompt, min(room, self._most))
 

@@ -210,11 +210,13 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
 
     devices = devices_of(options.device, device_count(args))
     if options.engine == VLLM:
+        from lens_bench.lens.room import require_room
         from lens_bench.vllm_engine import VllmSettings
         from lens_bench.vlm.vllm_local import VllmVlm, context_of
 
         folder = language_path(options)
         share, context = args.real("vllm_share"), context_of(folder)
+        require_room(forced or 0, context)
         settings = VllmSettings(options.device, options.dtype, context, share=share, devices=len(devices))
         running = VllmVlm(folder, settings, forced or args.whole("max_new_tokens"), bool(forced))
         return LoadedTalker(running, running.parameters, running.notes)

@@ -25,6 +25,7 @@ from lens_bench.errors import CheckpointError
 from lens_bench.lens.attention import attention, prefer_flash
 from lens_bench.lens.batching import Budget, row_budget, row_bytes
 from lens_bench.lens.quantise import Bits, quantise
+from lens_bench.lens.room import require_room
 from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.lens.spread import check_whole, scatter
 from lens_bench.perf.clock import StageClock
@@ -106,7 +107,10 @@ class LocalVlm:
         self._rows = Budget(settings.rows or row_budget(model.device, per_row, cap=128), "conversations")
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
         self._costs = VlmCosts.of(model, processor)
-        if settings.forced:  # here, because ``generate`` fills in from here what is None
+        if settings.forced:
+            text = model.config.get_text_config()
+            require_room(settings.max_new_tokens, getattr(text, "max_position_embeddings", None))
+            # Here, because ``generate`` fills in from here what is None.
             model.generation_config.eos_token_id = None
 
     @staticmethod

@@ -59,6 +59,18 @@ def test_answers_have_the_forced_length_whatever_they_say(folder: Path, position
     assert [p.tokens.completion for p in segmenter.segment([task()]) if p.tokens] == [40, 40]
 
 
+def test_a_length_that_the_model_has_no_positions_for_is_refused_before_it_is_asked(folder: Path) -> None:
+    positions = int(str(tiny_config().qwen["text_config"]["max_position_embeddings"]))  # type: ignore[index]
+    segmenter = tiny(folder)
+    segmenter.force_length(100_000)
+    with pytest.raises(UsageError, match=f"--new-tokens 100000 .* {positions} positions") as caught:
+        segmenter.load_random(0)
+    fitting = int(caught.value.hint.rpartition(" ")[2]) - 1
+    assert 0 < fitting < positions
+    segmenter.force_length(fitting)
+    segmenter.load_random(0)
+
+
 def test_weights_are_a_function_of_the_seed() -> None:
     first, again, other = (random_lens(tiny_config(), seed, "cpu", Precision()) for seed in (1, 1, 2))
     for (name, a), (_, b), (_, c) in zip(

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lens_bench.costs.sam import sam_image_flops
-from lens_bench.errors import UsageError
+from lens_bench.errors import RunError, UsageError
 from lens_bench.llava_sam.config import GLAMM, LISA
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.random_weights import named_config, word_tokens
@@ -72,6 +72,25 @@ def test_forced_answers_end_with_one_mask_and_their_work_is_what_torch_counts(
     for stage, cost in costs.items():
         assert cost.flops == pytest.approx(found[stage], rel=0.03), stage
         assert cost.moved > 0
+
+
+def test_a_length_that_the_model_has_no_positions_for_is_refused(shape: dict[str, str]) -> None:
+    model = segmenter(shape, mode="generated")
+    model.force_length(100_000)
+    with pytest.raises(UsageError, match="--new-tokens 100000 is more than the model has room for: 2048 positions"):
+        model.load_random(0)
+
+
+def test_an_answer_is_never_cut_below_the_forced_length(shape: dict[str, str]) -> None:
+    """What the shortest prompt leaves room for, a real one need not."""
+    model = segmenter(shape, mode="generated")
+    model.force_length(100_000)
+    with pytest.raises(UsageError) as caught:
+        model.load_random(0)
+    model.force_length(int(caught.value.hint.rpartition(" ")[2]) - 1)
+    model.load_random(0)
+    with pytest.raises(RunError, match="leaves no room to write"):
+        model.segment([task()])
 
 
 def test_vit_h_on_the_meta_device() -> None:

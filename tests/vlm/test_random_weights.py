@@ -60,6 +60,15 @@ def test_a_configuration_is_enough_and_answers_have_the_forced_length(shape: dic
     model.close()
 
 
+def test_a_length_that_the_model_has_no_positions_for_is_refused_before_it_is_asked(shape: dict[str, str]) -> None:
+    model = segmenter(shape)
+    assert isinstance(model, SupportsRandomWeights) and isinstance(model, SupportsForcedLength)
+    model.force_length(100_000)
+    with pytest.raises(UsageError, match="--new-tokens 100000 is more than the model has room for: 4096 positions"):
+        model.load_random(1)
+    model.close()
+
+
 def test_a_checkpoint_is_forced_too(tmp_path: Path) -> None:
     folder = save_tiny_vlm(tmp_path / "vlm", answer='{"bbox_2d": [1, 2, 30, 40]}')
     model = segmenter({"checkpoint": str(folder), "sam": str(save_tiny_sam2(tmp_path / "sam"))})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -64,7 +64,7 @@ class Lora(_Part):
 
 
 class Optimiser(_Part):
-    """AdamW and its schedule. A group without a learning rate is frozen."""
+    """AdamW and its schedule. A group without a learning rate, or with null for one, is frozen."""
 
     rates: dict[Group, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     muon: tuple[Group, ...] = Field(default=(), description="Groups whose matrices Muon moves.")
@@ -76,6 +76,14 @@ class Optimiser(_Part):
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: Weight = 0.0
     max_norm: float = Field(default=1.0, gt=0)
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _null_freezes(cls, rates: object) -> object:
+        """A null leaves the group out; one for a group that does not exist stays, to be refused."""
+        if not isinstance(rates, Mapping):
+            return rates
+        return {group: rate for group, rate in rates.items() if rate is not None or group not in get_args(Group)}
 
 
 class Curriculum(_Part):

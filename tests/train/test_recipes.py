@@ -146,6 +146,21 @@ def test_settings_and_base(tmp_path: Path) -> None:
         load_recipe(str(loop))
 
 
+def test_null_freezes_a_group(tmp_path: Path) -> None:
+    frozen = single("nano-sft", "optimiser.rates.language=null", "optimiser.muon=[]")
+    assert frozen.optimiser.rates == {"embeddings": 1.2e-3}
+    # Also in a section of one's own, which replaces none of a base.
+    alone = single("nano-sft", "optimiser={rates: {head: 1, vision: null}, steps: 3}", "data.images=null")
+    assert alone.optimiser.rates == {"head": 1} and alone.data.images is None
+    # Elsewhere it is a value.
+    other = single("nano-sft", "evaluation=null", "model.prompt.max_length=null")
+    assert other.evaluation is None and other.model.prompt == {"max_length": None}
+    with pytest.raises(UsageError, match=r"optimiser\.rates\.haed"):
+        load_recipe("nano-sft", ["optimiser.rates.haed=null"])
+    with pytest.raises(UsageError, match=r"optimiser\.rates: .*at least 1"):
+        load_recipe("lens-3b-stage1", ["optimiser.rates.head=null"])
+
+
 def test_chain_settings_reach_all_or_one(tmp_path: Path) -> None:
     jobs = plan_jobs("nano", ["seed=5", "nano-sft:optimiser.steps=11"], tmp_path, paper_data=True)
     assert [j.recipe.seed for j in jobs] == [5] * 6

@@ -77,16 +77,26 @@ def test_rewards_without_weight_teach_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting",
+    ("settings", "message"),
     [
-        "stage=grpo", "model.qwen=x", "batch.micro=3", "optimiser.steps=0", "data.unit=nothing", "text.weight=0",
-        "optimiser.rates.everything=1", "data.curriculum.measure=3", "lora.rank=4", "nonsense", "name.x=1",
-        "optimiser.muon=[vision]", "data.recolour=0.5",
+        (["stage=grpo"], "the section grpo belongs to stage grpo"),
+        (["model.qwen=x"], "model: name one start"),
+        (["batch.micro=3"], "batch: units must be a multiple of micro"),
+        (["optimiser.steps=0"], r"optimiser\.steps: .*greater than or equal to 1"),
+        (["data.unit=nothing"], r"data\.unit: Input should be 'expression'"),
+        (["text.weight=0"], "text and mask loss both have weight 0"),
+        (["optimiser.rates.everything=1"], r"optimiser\.rates\.everything\."),
+        (["data.curriculum.measure=3"], "a curriculum needs rewards"),
+        (["optimiser.rates={head: 1}", "optimiser.muon=[]", "lora.rank=4"], "lora trains the language model"),
+        (["nonsense"], "nonsense: expected key=value"),
+        (["name.x=1"], "name is not a section"),
+        (["optimiser.muon=[vision]"], "group vision has no learning rate"),
+        (["data.recolour=0.5"], r"data\.recolour belongs to stage vision"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(setting: str) -> None:
-    with pytest.raises(UsageError):
-        load_recipe("nano-sft", [setting, *(["optimiser.rates={head: 1}"] if setting == "lora.rank=4" else [])])
+def test_what_does_not_fit_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe("nano-sft", settings)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,16 @@ from lens_bench.errors import UsageError
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
 
+_STARTS = ("model.checkpoint=", "model.qwen=", "model.sam=")
 _SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stage, ready to be trained. ``follows`` is the folder of the stage whose result it starts from."""
+    """One stage, ready to be trained.
+
+    ``follows`` is the folder of the stage whose result it starts from where its recipe names no start.
+    """
 
     recipe: TrainRecipe
     folder: Path
@@ -62,7 +66,8 @@ def train_command(
     result: Path | None = None
     for job in jobs:
         recipe = job.recipe
-        if job.follows is not None and result is not None:
+        # A stage that names its own start keeps it.
+        if result is not None and not (recipe.model.checkpoint or recipe.model.qwen):
             model = recipe.model.model_copy(update={"checkpoint": str(result)})
             recipe = recipe.model_copy(update={"model": model})
         root = data_place(job, data_root)
@@ -77,7 +82,8 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
     """The stages of a recipe, in order, with where each goes.
 
     Raises:
-        UsageError: No such recipe, a setting for a stage that is none of the chain's, or a chain inside a chain.
+        UsageError: No such recipe, a setting for a stage that is none of the chain's, one start for all stages, or a
+            chain inside a chain.
     """
     for_all = [s for s in settings if ":" not in s.partition("=")[0]]
     recipe = load_recipe(name, [] if _is_chain(name) else settings)
@@ -90,6 +96,11 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
         if colon and stage not in known:
             raise UsageError(
                 f"--set {setting}: {name} has no stage {stage!r}", f"its stages: {', '.join(sorted(known))}"
+            )
+        if not colon and setting.startswith(_STARTS) and len(recipe.chain) > 1:
+            raise UsageError(
+                f"--set {setting}: every stage of {name} would start from it",
+                f"name the stage, e.g. --set {recipe.chain[0].recipe}:{setting}",
             )
     jobs: list[Job] = []
     for number, link in enumerate(recipe.chain, start=1):

@@ -27,7 +27,7 @@ class ModelConfig(_Part):
     """Where training starts: exactly one of ``checkpoint``, ``qwen`` with ``sam``, ``fresh``.
 
     Attributes:
-        checkpoint: Folder of a LENS checkpoint. In a chain the last stage's result stands in for an empty one.
+        checkpoint: Folder of a LENS checkpoint. In a chain the last stage's result stands in where no start is named.
         qwen: Folder of a plain Qwen-VL checkpoint; ``sam``: SAM 2's file or folder. The head is drawn from the seed.
         sam_size: Of the plain checkpoint, one of Meta's four names.
         queries: Context queries of a fresh head.

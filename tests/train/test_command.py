@@ -52,6 +52,21 @@ def test_a_chain_is_trained_and_left_alone_when_finished(
     assert capsys.readouterr().err.count("is finished") == 4
 
 
+def test_a_stage_of_a_chain_starts_from_what_is_named_for_it(chain: Path, data_root: Path, tmp_path: Path) -> None:
+    other = train_command(str(chain.parent / "sam.yaml"), ["seed=7"], folder=tmp_path / "other", data_root=data_root)
+    stage = chain.parent / "supervised.yaml"
+    train_command(str(chain), [f"{stage}:model.checkpoint={other}"], folder=tmp_path / "out", data_root=data_root)
+    starts = {
+        p.name: json.loads((p / "recipe.json").read_text())["recipe"]["model"]["checkpoint"]
+        for p in (tmp_path / "out").iterdir()
+    }
+    assert starts["3-tiny-supervised"] == str(other)
+    assert starts["4-tiny-grpo"] == str(tmp_path / "out" / "3-tiny-supervised" / "final")
+    with pytest.raises(UsageError, match=r"every stage of .* would start from it") as caught:
+        train_command(str(chain), [f"model.checkpoint={other}"], folder=tmp_path / "out", data_root=data_root)
+    assert f"{chain.parent / 'sam.yaml'}:model.checkpoint=" in caught.value.hint
+
+
 def test_dry_run_trains_nothing(
     chain: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,7 +93,7 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
     known = {link.recipe for link in recipe.chain}
     for setting in settings:
         stage, colon, _ = setting.partition("=")[0].partition(":")
-        if colon and stage not in known:
+        if colon and not any(_is_named(one, stage) for one in known):
             raise UsageError(
                 f"--set {setting}: {name} has no stage {stage!r}", f"its stages: {', '.join(sorted(known))}"
             )
@@ -104,7 +104,7 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
             )
     jobs: list[Job] = []
     for number, link in enumerate(recipe.chain, start=1):
-        own = [s.removeprefix(f"{link.recipe}:") for s in settings if s.startswith(f"{link.recipe}:")]
+        own = [s.partition(":")[2] for s in settings if _is_named(link.recipe, s.partition(":")[0])]
         loaded = load_recipe(link.recipe, [*for_all, *own], link.set)
         if isinstance(loaded, ChainRecipe):
             raise UsageError(f"{name} chains {link.recipe}, which is a chain itself")
@@ -145,6 +145,11 @@ def _generated(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
 
 def _is_chain(name: str) -> bool:
     return isinstance(load_recipe(name), ChainRecipe)
+
+
+def _is_named(recipe: str, stage: str) -> bool:
+    """Whether a setting means this stage: by its name, by its path, or by the end of that, as the chain has it."""
+    return recipe == stage or recipe.endswith(f"/{stage}")
 
 
 def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:

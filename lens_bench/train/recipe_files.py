@@ -1,7 +1,8 @@
 """Recipes as files: by name or path, based on one another, with overrides.
 
 A recipe is a YAML file under ``recipes/`` or a path of the user's. ``base: NAME`` takes another recipe and overrides
-it. A recipe with ``chain`` trains several one after another, each from the last one's result.
+it. A recipe with ``chain`` trains several one after another, each from the last one's result. Paths in a file are
+relative to its folder.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def _value(text: str, setting: str) -> object:
     return value
 
 
-def _fields(reference: str, seen: tuple[str, ...] = ()) -> dict[str, object]:
-    own = reference.endswith((".yaml", ".yml"))
+def _fields(reference: str, seen: tuple[Path, ...] = ()) -> dict[str, object]:
+    own = _is_path(reference)
     path = Path(reference) if own else RECIPES / f"{reference}.yaml"
     if not path.is_file():
         if own:
@@ -86,13 +87,26 @@ def _fields(reference: str, seen: tuple[str, ...] = ()) -> dict[str, object]:
             f"no training recipe {reference!r}",
             suggest(reference, recipe_names()) or f"recipes: {', '.join(recipe_names())}; or the path of a YAML file",
         )
-    if reference in seen:
+    if path.resolve() in seen:
         raise UsageError(f"recipe {reference} is based on itself")
     fields = load_yaml(path)
+    chain = fields.get("chain")
+    for link in chain if isinstance(chain, list) else []:
+        if isinstance(link, dict) and isinstance(link.get("recipe"), str):
+            link["recipe"] = _beside(path, link["recipe"])
     base = fields.pop("base", None)
     if base is None:
         return fields
-    return merged(_fields(str(base), (*seen, reference)), fields)
+    return merged(_fields(_beside(path, str(base)), (*seen, path.resolve())), fields)
+
+
+def _is_path(reference: str) -> bool:
+    return reference.endswith((".yaml", ".yml"))
+
+
+def _beside(file: Path, reference: str) -> str:
+    """A recipe that a file refers to: a name as it is, a path from the file's folder."""
+    return str(file.parent / reference) if _is_path(reference) else reference
 
 
 def merged(base: dict[str, object], over: Mapping[str, object]) -> dict[str, object]:

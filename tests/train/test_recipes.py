@@ -156,6 +156,34 @@ def test_settings_and_base(tmp_path: Path) -> None:
         load_recipe(str(loop))
 
 
+def test_paths_in_a_file_are_relative_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub" / "stages").mkdir(parents=True)
+    (tmp_path / "sub" / "base.yaml").write_text("base: nano-sft\nseed: 7\n")
+    (tmp_path / "sub" / "stages" / "mine.yaml").write_text("base: ../base.yaml\nname: mine\n")
+    (tmp_path / "sub" / "chain.yaml").write_text(
+        "name: both\nchain: [{recipe: nano-vlm}, {recipe: stages/mine.yaml}]\n"
+    )
+    (tmp_path / "other.yaml").write_text("base: sub/chain.yaml\nname: other\n")
+    for place in (tmp_path, tmp_path / "sub" / "stages"):
+        monkeypatch.chdir(place)
+        assert single(str(tmp_path / "sub" / "stages" / "mine.yaml")).seed == 7
+    assert single("mine.yaml").seed == 7
+    monkeypatch.chdir(tmp_path)
+    for name in ("sub/chain.yaml", "other.yaml"):
+        for stage in ("stages/mine.yaml", "sub/stages/mine.yaml"):
+            jobs = plan_jobs(name, [f"{stage}:optimiser.steps=3"], None)
+            assert [(j.recipe.name, j.recipe.optimiser.steps == 3) for j in jobs] == [
+                ("nano-vlm", False),
+                ("mine", True),
+            ]
+    (tmp_path / "sub" / "stages" / "lost.yaml").write_text("base: base.yaml\n")
+    with pytest.raises(UsageError, match=r"there is no file sub/stages/base\.yaml"):
+        load_recipe("sub/stages/lost.yaml")
+    (tmp_path / "sub" / "stages" / "loop.yaml").write_text("base: ../stages/loop.yaml\n")
+    with pytest.raises(UsageError, match="based on itself"):
+        load_recipe("sub/stages/loop.yaml")
+
+
 def test_null_freezes_a_group(tmp_path: Path) -> None:
     frozen = single("nano-sft", "optimiser.rates.language=null", "optimiser.muon=[]")
     assert frozen.optimiser.rates == {"embeddings": 1.2e-3}

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lock import FolderLock
 from lens_bench.report.plots.training import read_log as drawable
 from lens_bench.train import checkpoint as checkpoints
-from lens_bench.train import loop
+from lens_bench.train import curriculum, loop
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.log import read_log
 from lens_bench.train.parameters import group_of
@@ -282,14 +283,24 @@ def test_mask_loss_falls_on_a_few_pictures(run: Run) -> None:
     assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 0.1
 
 
-def test_curriculum_is_measured_once(run: Run) -> None:
+def test_curriculum_is_measured_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = curriculum._measure, []
+
+    def counted(*arguments: Any) -> None:
+        calls.append(arguments)
+        real(*arguments)
+
+    monkeypatch.setattr(curriculum, "_measure", counted)
     over = {"data": {"curriculum": {"measure": 8}}, "saving": {"every": 1}}
     recipe = tiny_recipe("grpo", over)
     whole, _ = run(recipe, "whole")
     measured = json.loads((whole.parent / "measured.json").read_text())
     assert len(measured) == 8 and all(0 <= value <= 1 for value in measured.values())
+    assert len(calls) == 1
     run(recipe, "parts", kill_at=10)  # measuring eight units comes first, then two steps
-    parts, _ = run(recipe, "parts")
+    parts, rest = run(recipe, "parts")
+    # A second measuring of the same start would give the same weights.
+    assert len(calls) == 2 and rest.begun == 1
     assert same(whole, parts)
 
 

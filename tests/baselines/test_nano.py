@@ -38,7 +38,7 @@ def test_found_by_name_small_and_told_of(name: str) -> None:
 @pytest.mark.slow
 def test_the_gate_holds_the_weights_and_catches_two_percent_of_noise(tmp_path: Path, cli: Cli) -> None:
     where = ("run", "--suite", "shapes", "--split", "val", "--data-root", tmp_path / "data")
-    shipped = cli(*where, "--model", "lens-nano", "--out", tmp_path / "shipped")
+    shipped = cli(*where, "--model", "lens-nano", "--out", tmp_path / "shipped", timeout=1800)
     assert shipped.returncode == 0, shipped.stderr
     held = cli("gate", tmp_path / "shipped", "--against", GATE, "--strict", "--json")
     assert held.returncode == 0, held.stderr
@@ -51,7 +51,7 @@ def test_the_gate_holds_the_weights_and_catches_two_percent_of_noise(tmp_path: P
         for name, t in load_file(path).items()
     }
     save_file(tensors, path, metadata={"format": "pt"})
-    worse = cli(*where, "--model", noisy, "--out", tmp_path / "worse")
+    worse = cli(*where, "--model", noisy, "--out", tmp_path / "worse", timeout=1800)
     assert worse.returncode == 0, worse.stderr
     # Strict, as above: a loss of the margin need not be shown to fail, it must be ruled out to pass.
     caught = cli("gate", tmp_path / "worse", "--against", GATE, "--strict", "--json")

@@ -19,7 +19,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/train/RECIPE.")] = None,
     data_root: DataRoot = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: the training that is there is thrown away.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew: the training that is there is thrown away.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time.")
     ] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -71,10 +72,9 @@ def train_command(
             model = recipe.model.model_copy(update={"checkpoint": str(result)})
             recipe = recipe.model_copy(update={"model": model})
         root = data_place(job, data_root)
-        if os.environ.get("RANK", "0") == "0":
-            make_missing(recipe, root)
-        result = train(recipe, Where(job.folder, root, fresh), TrainProgress())
-        note(f"{recipe.name}: {result}")
+        progress = TrainProgress()
+        result = train(recipe, Where(job.folder, root, fresh), progress, partial(make_missing, recipe, root))
+        progress.note(f"{recipe.name}: {result}")
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,14 @@ class Where:
     fresh: bool = False
 
 
-def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
+def train(recipe: TrainRecipe, where: Where, progress: Progress, prepare: Callable[[], object] = lambda: None) -> Path:
     """Train a stage, or go on where it stopped; returns the folder of the result, which is a model.
+
+    Args:
+        recipe: What is trained.
+        where: Places and choices.
+        progress: Is told of every step.
+        prepare: Puts the data in place; the first process does it while the others wait.
 
     Raises:
         LensBenchError: The recipe does not fit the data or model, another process trains here, or training went wrong.
@@ -65,6 +72,7 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress) -> Path:
     accelerator = make_accelerator(recipe)
     with ExitStack() as held:
         agreed(accelerator, lambda: held.enter_context(FolderLock(where.out, where.out / LOCK)))
+        agreed(accelerator, prepare)
         return _train(recipe, where, progress, accelerator)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lens_bench.data.shapes.make import make
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.config import TrainRecipe
@@ -118,3 +119,15 @@ def test_a_foreign_file_is_named(content: str, run: Run, tmp_path: Path) -> None
     (tmp_path / "out" / "recipe.json").write_text(content)
     with pytest.raises(UsageError, match=r"recipe\.json is not what a training wrote"):
         run(tiny_recipe("supervised"))
+
+
+def test_data_is_put_in_place_under_the_lock(tmp_path: Path) -> None:
+    """By the first of several processes, before any of them looks for it."""
+
+    def prepare() -> None:
+        assert (tmp_path / "out" / ".lock").exists()
+        make("shapes", "train", tmp_path / "data", workers=1, images=12)
+        make("shapes", "val", tmp_path / "data", workers=1, images=6)
+
+    recipe = tiny_recipe("supervised", {"optimiser": {"steps": 1}})
+    assert train(recipe, Where(tmp_path / "out", tmp_path / "data"), Watcher(), prepare).is_dir()

@@ -130,7 +130,7 @@ class PlainProgress:
     def _print(self) -> None:
         self._last, self._said = time.monotonic(), self._done
         rate = self._rate.value()
-        speed = "" if rate is None else f", {rate:,.1f}/s, {(self._total - self._done) / rate:,.0f} s left"
+        speed = "" if rate is None else f", {rate:,.1f}/s, {max(0, self._total - self._done) / rate:,.0f} s left"
         failed = f", {self._errors} failed" if self._errors else ""
         line = f"{self._title}: {self._done} of {self._total}{speed}{self._workers}{failed}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)

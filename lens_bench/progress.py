@@ -71,7 +71,7 @@ class BarProgress:
         self._errors += errors
         rate = self._rate.value()
         failed = f"{self._errors} failed" if self._errors else ""
-        self._bar.update(self._task, advance=answered, rate="" if rate is None else f"{rate:,.1f}/s", errors=failed)
+        self._bar.update(self._task, advance=answered, rate="" if rate is None else _pace(rate), errors=failed)
 
     def workers(self, ready: int, wanted: int) -> None:
         """Show how many workers there are."""
@@ -130,10 +130,15 @@ class PlainProgress:
     def _print(self) -> None:
         self._last, self._said = time.monotonic(), self._done
         rate = self._rate.value()
-        speed = "" if rate is None else f", {rate:,.1f}/s, {max(0, self._total - self._done) / rate:,.0f} s left"
+        speed = "" if rate is None else f", {_pace(rate)}, {max(0, self._total - self._done) / rate:,.0f} s left"
         failed = f", {self._errors} failed" if self._errors else ""
         line = f"{self._title}: {self._done} of {self._total}{speed}{self._workers}{failed}"
         err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _pace(rate: float) -> str:
+    """A rate in words; of what takes long the seconds."""
+    return f"{rate:,.1f}/s" if rate >= 0.1 else f"{1 / rate:,.0f} s each"
 
 
 def make_progress() -> BarProgress | PlainProgress:

@@ -57,3 +57,14 @@ def test_the_end_is_not_said_twice(said: io.StringIO, monkeypatch: pytest.Monkey
     nothing.start("again", 2, 2)
     nothing.stop()
     assert said.getvalue().splitlines()[2:] == ["again: 2 of 2 done"]
+
+
+def test_slow_work_is_told_in_seconds(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    plain = PlainProgress()
+    plain.start("reading", 10, 0)
+    for seconds in (20.0, 40.0):
+        now[0] = seconds
+        plain.advance(1, 0)
+    assert said.getvalue().splitlines()[-1] == "reading: 2 of 10, 20 s each, 160 s left"

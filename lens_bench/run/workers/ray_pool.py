@@ -202,7 +202,7 @@ def _connect(workers: Workers, share: Share) -> None:
 def _join(address: str, quiet: dict[str, Any]) -> None:
     """Connect; more than once where the head forks a server for every client.
 
-    That fork is made while other threads are inside gRPC, and now and then the child dies of it before its first line
+    That fork is made while other threads are inside gRPC, and now and then the child dies before its first line
     (Ray 2.60: two of nine clusters on a busy machine). The next client gets another child. A head that is busy may also
     leave a client without an answer; ``_knock`` has shown that somebody listens.
 

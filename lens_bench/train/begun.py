@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lens_bench.errors import UsageError
+from lens_bench.train.checkpoint import FINAL
 from lens_bench.train.config import TrainRecipe
+from lens_bench.train.curriculum import MEASURED
+from lens_bench.train.log import LOG_NAME
 
 BEGUN, LOCK = "recipe.json", ".lock"
 # All that a training writes.
-_WRITTEN = (BEGUN, "train_log.jsonl", "measured.json", "*.part", "checkpoint-*", ".checkpoint-*", "final", ".final.*",
-            "samples", "tensorboard")  # fmt: skip
+_WRITTEN = (BEGUN, LOG_NAME, MEASURED, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*", "samples",
+            "tensorboard")  # fmt: skip
 # What may change between the parts of a training without changing what is trained.
 _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence",
          "runtime.tensorboard", "runtime.threads")  # fmt: skip
@@ -108,10 +111,10 @@ def _differences(then: Mapping[str, object], now: Begun) -> list[tuple[str, obje
     free = (*_FREE, *(_PLACES if compared else ()))
     keys = [key for key in sorted(before.keys() | after.keys()) if not any(_is_in(key, name) for name in free)]
     found = [(f"recipe.{key}", before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-    if now.data is not None and then.get("data") != dict(now.data):
-        hashes, known = dict(now.data), then.get("data")
-        found += [(f"data.{k}", v, hashes.get(k)) for k, v in _flat(known).items() if hashes.get(k) != v]
-        found += [(f"data.{k}", None, v) for k, v in hashes.items() if k not in _flat(known)]
+    if now.data is not None:
+        known, hashes = _flat(then.get("data")), now.data
+        names = sorted(known.keys() | hashes.keys())
+        found += [(f"data.{n}", known.get(n), hashes.get(n)) for n in names if known.get(n) != hashes.get(n)]
     if compared and start != now.start:
         found.append(("start (the weights it starts from)", start, now.start))
     return found

@@ -11,6 +11,7 @@ import pytest
 
 from lens_bench.data.shapes.make import make
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.train.begun import clear
 from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.loop import Where, train
@@ -61,6 +62,22 @@ def test_fresh_keeps_a_result_until_nothing_can_refuse(run: Run, anew: Anew, tmp
     anew(tiny_recipe("supervised", {"seed": 1}))
     assert (result / "model.safetensors").read_bytes() != weights
     assert (tmp_path / "out" / "notes.md").read_text() == "mine"
+
+
+def test_all_that_a_training_writes_is_known(run: Run) -> None:
+    recipe = tiny_recipe(
+        "grpo",
+        {
+            "data": {"curriculum": {"measure": 4}},
+            "evaluation": {"split": "shapes/val", "every": 1, "samples": 2, "overlays": 1},
+            "saving": {"every": 1},
+            "runtime": {"tensorboard": True},
+        },
+    )
+    folder = run(recipe)[0].parent
+    assert len([path for path in folder.iterdir() if path.name != ".lock"]) >= 6
+    clear(folder)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_an_attempt_that_was_refused_is_no_beginning(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lens_bench.report.plots.style import PALETTE, drawing, log_axis, look, new_
 
 _HEIGHT = 1.7  # inches
 _BAR = 0.24
+_LINE = 54  # letters that fit under a figure
 _DOUBT = "\n* compares with no other measurement"
 _OTHER_COLOUR = "#c8c8c8"
 
@@ -53,9 +55,8 @@ def _figure(folder: Path, name: str, height: float, draw: Callable[[Axes], None]
 def _mark(profile: Profile) -> str:
     """What stands under the axis: the model and its hardware, and whether the figures are in doubt."""
     work = "".join(f", {key} {value}" for key, value in profile.work.items())
-    return f"{short(profile.model, 30)}{work}\non {short(profile.hardware, 50)}" + (
-        "" if profile.comparable else _DOUBT
-    )
+    subject = textwrap.fill(f"{short(profile.model, 30)}{work}", _LINE, break_on_hyphens=False)
+    return f"{subject}\non {short(profile.hardware, 50)}" + ("" if profile.comparable else _DOUBT)
 
 
 def _latency(axes: Axes, waits: Latency, mark: str) -> None:

@@ -55,3 +55,13 @@ def test_doubt_is_written_under_the_figure(profile: Profile, tmp_path: Path) -> 
     sure = draw_profile(replace(profile, comparable=True), tmp_path / "sure")
     doubt = draw_profile(replace(profile, comparable=False), tmp_path / "doubt")
     assert all(a.read_bytes() != b.read_bytes() for a, b in zip(sure, doubt, strict=True))
+
+
+def test_long_words_under_a_figure_are_broken(profile: Profile, tmp_path: Path) -> None:
+    """A line that is wider than the figure would lose both ends."""
+    work = {"image_size": "320x240", "new_tokens": "4", "weights": "random"}
+    draw_profile(replace(profile, model="a-model-with-a-long-name", work=work), tmp_path)
+    drawn = (tmp_path / "latency.svg").read_text()
+    assert "a-model-with-a-long-name, image_size 320x240," in drawn
+    assert "new_tokens 4, weights random" in drawn
+    assert "320x240, new_tokens" not in drawn

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import get_args
 
+from lens_bench.data.jsonio import shown
 from lens_bench.errors import RunError
 from lens_bench.masks import area, rle_from_json
 from lens_bench.records import Box, ImageTask, Prediction, Rle, Size, Status, Tokens
@@ -38,7 +39,7 @@ def plain(prediction: Prediction, size: Size) -> Prediction:
     where = f"the prediction of {prediction.sample_id}"
     status = prediction.status
     if status not in _STATUSES:
-        raise RunError(f"{where} has the status {status!r}", f"one of: {', '.join(_STATUSES)}")
+        raise RunError(f"{where} has the status {shown(status)}", f"one of: {', '.join(_STATUSES)}")
     mask = None if prediction.mask is None else _mask(prediction.mask, size, where)
     if mask is not None and status != "ok" and area(mask):
         raise RunError(f"{where} has a mask and the status {status}")
@@ -76,15 +77,19 @@ def _box(box: Sequence[float], where: str) -> Box:
 
 
 def _number(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise RunError(f"{what} holds {value!r}, which is not a finite number")
-    return float(value)
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except (OverflowError, TypeError):  # an integer that no float holds
+        number = math.nan
+    if not math.isfinite(number):
+        raise RunError(f"{what} holds {shown(value)}, which is not a finite number")
+    return number
 
 
 def _count(value: object, where: str) -> int:
     number = _number(value, f"the token counts in {where}")
     if number < 0 or number != int(number):
-        raise RunError(f"the token counts in {where} hold {value!r}")
+        raise RunError(f"the token counts in {where} hold {shown(value)}")
     return int(number)
 
 

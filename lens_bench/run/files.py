@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.masks import rle_from_json
@@ -88,11 +88,12 @@ def find_runs(root: Path) -> list[RunFiles]:
 
 
 def _may_be_ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        return True  # damaged: to be named by whoever reads it
-    return isinstance(content, dict) and "suite" in content
+        return "suite" in read_json(path)
+    except DataError:
+        return True  # damaged: the reader of the run names it
 
 
 # ---------------------------------------------------------------------------------------------- whole files
@@ -113,18 +114,43 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_file(path: Path, hint: str = "") -> bytes:
+    """The bytes of a file of a run. Raises ``DataError`` where it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        hint = hint or "was the run finished? run the same command again"
+        raise DataError(f"no {path.name} in {path.parent}", hint) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint) from None
+
+
 def read_json(path: Path) -> JsonObject:
     """Read a JSON object. Raises ``DataError`` where it is missing or malformed."""
+    return parse_object(read_file(path), str(path))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def parse_object(raw: bytes, what: str) -> JsonObject:
+    """Parse a JSON object. NaN and infinities are refused, as ``write_json`` refuses them.
+
+    Raises:
+        DataError: ``what`` is not JSON, is nested too deeply, or is not an object.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"no {path.name} in {path.parent}", "was the run finished? run the same command again"
-        ) from None
+        content = _parse(raw.decode("utf-8"))
+    except RecursionError:
+        raise DataError(f"{what} is nested too deeply") from None
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from None
+        raise DataError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{path} is not a JSON object")
+        raise DataError(f"{what} is not a JSON object")
     return content
 
 
@@ -144,15 +170,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:
         stream = path.open("rb")
     except FileNotFoundError:
         raise DataError(f"no {path.name} in {path.parent}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     with stream:
         for number, line in enumerate(stream, start=1):
-            try:
-                content = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: {error}") from None
-            if not isinstance(content, dict):
-                raise DataError(f"{path}, line {number} is not a JSON object")
-            yield number, content
+            yield number, parse_object(line, f"{path}, line {number}")
 
 
 # ---------------------------------------------------------------------------------------------- predictions

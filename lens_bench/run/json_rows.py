@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from json import JSONDecodeError, JSONDecoder
+from json import JSONDecoder
 from pathlib import Path
 
 from lens_bench.errors import DataError
@@ -36,7 +36,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, object]]:
             continue
         try:
             yield number, json.loads(line)
-        except (JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise _malformed(path, number, error) from None
 
 
@@ -50,7 +50,7 @@ def _elements(path: Path, text: str) -> Iterator[tuple[int, object]]:
         line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = decoder.raw_decode(text, position)
-        except (JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise _malformed(path, line, error) from None
         yield line, value
         position = _skip(text, position)
@@ -68,6 +68,7 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _malformed(path: Path, line: int, error: JSONDecodeError | RecursionError) -> DataError:
-    reason = error.msg if isinstance(error, JSONDecodeError) else "nested too deeply"
+def _malformed(path: Path, line: int, error: ValueError | RecursionError) -> DataError:
+    """A ``ValueError`` that is no ``JSONDecodeError`` is about an integer with too many digits."""
+    reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
     return DataError(f"{path}:{line}: malformed JSON: {reason}", _HINT)

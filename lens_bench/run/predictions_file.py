@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from lens_bench.data.jsonio import shown
 from lens_bench.errors import DataError
 from lens_bench.masks import rle_from_json
 from lens_bench.records import Box, ImageTask, Prediction, Query, Rle, Size, Status, Tokens
@@ -128,9 +129,9 @@ def _answer(row: JsonRow, where: str) -> Prediction:
     status: Status = "no_mask" if mask is None and box is None else "ok"
     if given is not None:
         if given not in STATUSES:
-            raise DataError(f"{where}: unknown status {given!r}", f"one of: {', '.join(STATUSES)}")
+            raise DataError(f"{where}: unknown status {shown(given)}", f"one of: {', '.join(STATUSES)}")
         if (given == "ok" and status == "no_mask") or (given != "ok" and mask is not None):
-            raise DataError(f"{where}: status {given!r} " + ("with a mask" if mask else "without a mask or box"))
+            raise DataError(f"{where}: status {shown(given)} " + ("with a mask" if mask else "without a mask or box"))
         status = given
     return Prediction(
         sample_id="",
@@ -159,7 +160,7 @@ def _name(value: object, where: str) -> str:
         return str(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    raise DataError(f"{where}: {value!r} is not the name or number of an expression")
+    raise DataError(f"{where}: {shown(value)} is not the name or number of an expression")
 
 
 def _mask(obj: object, where: str) -> Rle:
@@ -192,19 +193,24 @@ def _unquoted(counts: str, where: str) -> bytes:
 
 def _box(obj: object, where: str) -> Box:
     if not isinstance(obj, list) or len(obj) != 4 or not all(_is_number(v) for v in obj):
-        raise DataError(f"{where}: the box {obj!r} is not [x1, y1, x2, y2] in pixels")
+        raise DataError(f"{where}: the box {shown(obj)} is not [x1, y1, x2, y2] in pixels")
     return (float(obj[0]), float(obj[1]), float(obj[2]), float(obj[3]))
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
 
 
 def _score(value: object, where: str) -> float | None:
     if value is None:
         return None
     if not isinstance(value, int | float) or not _is_number(value):
-        raise DataError(f"{where}: the score {value!r} is not a number")
+        raise DataError(f"{where}: the score {shown(value)} is not a number")
     return float(value)
 
 
@@ -219,7 +225,7 @@ def _tokens(value: object, where: str) -> Tokens | None:
         return None
     counts = [value.get(k) for k in ("prompt", "completion")] if isinstance(value, dict) else []
     if not (len(counts) == 2 and all(type(c) is int and c >= 0 for c in counts)):
-        raise DataError(f"{where}: the tokens {value!r} are not of the form " + '{"prompt": n, "completion": n}')
+        raise DataError(f"{where}: the tokens {shown(value)} are not of the form " + '{"prompt": n, "completion": n}')
     return Tokens(cast("int", counts[0]), cast("int", counts[1]))
 
 

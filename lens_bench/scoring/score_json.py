@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
@@ -10,6 +11,7 @@ from lens_bench.records import Score, Status
 
 T = TypeVar("T")
 STATUSES = ("ok", "no_mask", "error")
+MOST_PIXELS = 2**53  # of a mask: beyond any image, and exact as a float
 
 
 def score_to_json(score: Score) -> dict[str, object]:
@@ -45,7 +47,7 @@ def score_from_json(obj: Mapping[str, object]) -> Score:
     """
     status = _take(obj, "status", _is_text)
     if status not in STATUSES:
-        raise DataError(f"a score has the status {status!r}", f"expected one of {', '.join(STATUSES)}")
+        raise DataError(f"a score has the status {reprlib.repr(status)}", f"expected one of {', '.join(STATUSES)}")
     tags = _take(obj, "tags", _is_list)
     return Score(
         sample_id=_take(obj, "sample_id", _is_text),
@@ -71,7 +73,9 @@ def _take(obj: Mapping[str, object], key: str, read: Callable[[object], tuple[bo
         raise DataError(f"a score has no {key!r}", "score the run again with `lens-bench score RUN_DIR`")
     fits, value = read(obj[key])
     if not fits:
-        raise DataError(f"a score has {key!r} = {obj[key]!r}", "score the run again with `lens-bench score RUN_DIR`")
+        raise DataError(
+            f"a score has {key!r} = {reprlib.repr(obj[key])}", "score the run again with `lens-bench score RUN_DIR`"
+        )
     return value
 
 
@@ -88,7 +92,7 @@ def _is_flag(value: object) -> tuple[bool, bool]:
 
 
 def _is_count(value: object) -> tuple[bool, int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0, cast("int", value)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_PIXELS, cast("int", value)
 
 
 def _is_fraction(value: object) -> tuple[bool, float | None]:

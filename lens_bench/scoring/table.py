@@ -62,7 +62,7 @@ class ScoreTable:
         """Build the columns.
 
         Raises:
-            DataError: A sample is scored twice.
+            DataError: A sample is scored twice, or a count is larger than any image.
         """
         rows = sorted(scores, key=lambda s: s.sample_id)
         for first, second in itertools.pairwise(rows):
@@ -81,8 +81,8 @@ class ScoreTable:
             ok=_bools(rows, lambda r: r.status == "ok"),
             no_mask=_bools(rows, lambda r: r.status == "no_mask"),
             error=_bools(rows, lambda r: r.status == "error"),
-            intersection=np.array([r.intersection for r in rows], dtype=np.int64),
-            union=np.array([r.union for r in rows], dtype=np.int64),
+            intersection=_counts(rows, lambda r: r.intersection),
+            union=_counts(rows, lambda r: r.union),
             iou=np.array([r.iou for r in rows], dtype=np.float64),
             box_iou=np.array([r.box_iou for r in rows], dtype=np.float64),
             boundary_iou=np.array([r.boundary_iou for r in rows], dtype=np.float64),
@@ -143,3 +143,11 @@ def cluster_index(image_ids: Sequence[str]) -> Ints:
 
 def _bools(rows: Sequence[Score], read: Callable[[Score], bool]) -> Bools:
     return np.array([read(r) for r in rows], dtype=np.bool_)
+
+
+def _counts(rows: Sequence[Score], read: Callable[[Score], int]) -> Ints:
+    try:
+        return np.array([read(r) for r in rows], dtype=np.int64)
+    except OverflowError:
+        row = max(rows, key=read)
+        raise DataError(f"the score of {row.sample_id} counts more pixels than any image has") from None

@@ -67,13 +67,13 @@ def seg_zero(text: str, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
 def vision_reasoner(text: str, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
     """VisionReasoner's evaluation: the first ``<answer>`` as a JSON list of ``bbox_2d`` and ``point_2d``.
 
-    Needs a non-empty thought without ``<``; one unreadable object makes the whole answer unreadable. Numbers are
-    scaled, then rounded half up. An empty list is an answer too: nothing is meant.
+    No thought is needed: both authors' scripts take a missing one for an empty text. One unreadable object makes the
+    whole answer unreadable. Numbers are scaled, then rounded half up. An empty list is an answer too: nothing is meant.
     """
     scale = _Scale.between(seen, original)
     try:
         items = _json(_first_answer(text))
-        if not isinstance(items, list) or not _THOUGHT.search(text):
+        if not isinstance(items, list):
             return ()
         prompts = []
         for item in items:

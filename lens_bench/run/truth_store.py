@@ -133,7 +133,10 @@ class TruthStore:
 
 def _rules(protocol: Protocol) -> str:
     """Digest of everything but the annotation that a prepared truth depends on."""
-    choices = (protocol.merge, protocol.ignore, protocol.resize, protocol.truth_box_from_mask, BOUNDARY_RATIO)
+    choices = (
+        protocol.merge, protocol.ignore, protocol.resize, protocol.scale_polygons, protocol.truth_box_from_mask,
+        BOUNDARY_RATIO,
+    )  # fmt: skip
     versions = (version("pycocotools"), cv2.__version__, PIL.__version__)
     return hashlib.sha256(repr((FORMAT, choices, versions)).encode()).hexdigest()[:16]
 

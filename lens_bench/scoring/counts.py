@@ -1,8 +1,8 @@
 """One expression under one protocol: from run lengths to exact integer counts.
 
-Masks stay run lengths; pixels are made only for the boundary band, for the resize of ``lavt`` and where parts or
-ignore regions overlap the target. What an annotation becomes under a protocol is kept for the next expression of the
-same referent.
+Masks stay run lengths; pixels are made only for the boundary band, for the resize of ``lavt`` and ``rela``, and where
+parts or ignore regions overlap the target. What an annotation becomes under a protocol is kept for the next expression
+of the same referent.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from lens_bench import masks
 from lens_bench.errors import DataError
-from lens_bench.records import Box, GroundTruth, Prediction, Rle, Sample, Score, Status
+from lens_bench.records import Box, GroundTruth, Outline, Part, Polygon, Prediction, Rle, Sample, Score, Status
 from lens_bench.scoring.boundary import EMPTY_BAND, Band, Figure, band_iou, band_of, figures_of, without
 from lens_bench.scoring.protocols import Protocol
 from lens_bench.scoring.select import select_ids
@@ -50,11 +50,12 @@ def prepare_truth(truth: GroundTruth, protocol: Protocol) -> PreparedTruth:
     Raises:
         DataError: A part cannot be read or has another size than the annotation.
     """
-    joined, once, ignored = masks.merge_truth(truth)
-    target = once if protocol.merge == "once" else joined
+    target, ignored = _merged(truth, protocol)
     box = truth.box
     if box is None and protocol.truth_box_from_mask:
         box = masks.box_of(target)
+    if protocol.scale_polygons and protocol.resize:
+        target, ignored = _merged(_scaled(truth, protocol.resize), protocol)
     ignore: Rle | None = None
     if masks.area(ignored):
         if protocol.ignore == "foreground":
@@ -117,6 +118,7 @@ def score_answer(
         pred_area = figure.area - (masks.overlap(mask, truth.ignore) if truth.ignore is not None else 0)
     union = pred_area + truth.area - intersection
     box_only = status == "ok" and mask is None
+    failed = {"ok": None, "error": protocol.on_error, "no_mask": protocol.on_no_mask}[status]
     silent = not box_only and (status != "ok" or pred_area < protocol.min_pixels)
 
     iou: float | None
@@ -126,11 +128,8 @@ def score_answer(
     elif union:
         iou = intersection / (union + protocol.iou_epsilon)
     else:
-        iou = protocol.empty_union_iou
-    dropped = (status == "error" and protocol.on_error == "drop") or (
-        status == "no_mask" and protocol.on_no_mask == "drop"
-    )
-    counted = selected and not dropped and iou is not None
+        iou = 0.0 if failed == "zero" else protocol.empty_union_iou
+    counted = selected and failed != "drop" and iou is not None
     band = EMPTY_BAND if figure is None or silent else without(figure.band, truth.ignore)
     return Score(
         sample_id=sample.id,
@@ -245,6 +244,34 @@ def _box_iou(answer: Answer, protocol: Protocol, truth_box: Box | None) -> float
         resized = answer.figure is None or answer.mask is not prediction.mask
         box = masks.box_of(prediction.mask) if resized or answer.figure is None else answer.figure.box
     return 0.0 if box is None else masks.box_iou(box, truth_box)
+
+
+def _merged(truth: GroundTruth, protocol: Protocol) -> tuple[Rle, Rle]:
+    """Target and ignore region before the ignore rule."""
+    joined, once, ignored = masks.merge_truth(truth)
+    return (once if protocol.merge == "once" else joined), ignored
+
+
+def _scaled(truth: GroundTruth, side: int) -> GroundTruth:
+    """The annotation in a square: points multiplied by the ratio of the sides, masks sampled by nearest neighbour.
+
+    The order of the operations (a ratio first, then a product in float64) is that of detectron2's ``ResizeTransform``.
+    """
+    factors = (side / truth.size[1], side / truth.size[0])
+
+    def points(flat: Sequence[float]) -> tuple[float, ...]:
+        return tuple(value * factors[place % 2] for place, value in enumerate(flat))
+
+    def parts(found: Sequence[Part]) -> tuple[Part, ...]:
+        return tuple(
+            Polygon(points(part.points))
+            if isinstance(part, Polygon)
+            else _sampled(masks.part_rle(part, truth.size), side)
+            for part in found
+        )
+
+    outlines = tuple(Outline(points(outline.points), outline.ignore) for outline in truth.outlines)
+    return replace(truth, size=(side, side), parts=parts(truth.parts), outlines=outlines, ignore=parts(truth.ignore))
 
 
 def _subtract(rle: Rle, other: Rle) -> Rle:

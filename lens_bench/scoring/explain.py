@@ -43,10 +43,18 @@ WHY_VALUE: dict[tuple[str, FieldValue], str] = {
         "adds nothing to the sums, wrong adds the predicted area to the union, and 'nothing' for a target is IoU 0."
     ),
     ("on_error", "empty"): "A failed prediction is an empty mask and stays in every denominator.",
+    ("on_error", "zero"): (
+        "A failed prediction is an empty mask and stays in every denominator, with an IoU of 0 even where the target "
+        "is empty too."
+    ),
     ("on_error", "drop"): (
         "The authors' script skips a row that raises, so failures leave the average and the number goes up with them."
     ),
     ("on_no_mask", "empty"): "A missing prediction is an empty mask and stays in every denominator.",
+    ("on_no_mask", "zero"): (
+        "An answer that cannot be read, or none at all, stays with IoU 0, even where the target is empty and nothing "
+        "was the right answer."
+    ),
     ("on_no_mask", "drop"): "A row without a prediction is skipped, so the number goes up when a model refuses.",
     ("precision_on", "all"): "Precision is a share of all counted expressions.",
     (
@@ -64,8 +72,15 @@ WHY_VALUE: dict[tuple[str, FieldValue], str] = {
     ("box_inclusive", False): "A box must exceed an IoU of 0.5, so one of exactly 0.5 is wrong.",
     ("empty_union_iou", 1.0): "An empty mask for an empty target is right: IoU 1.",
     ("empty_union_iou", 0.0): "The authors give IoU 0 where both masks are empty, so a right empty answer lowers gIoU.",
-    ("empty_union_iou", None): "The authors' script fails where both masks are empty and skips the row.",
+    ("empty_union_iou", None): (
+        "The authors' script skips a row whose union is empty, unless the answer failed (see on_error and on_no_mask)."
+    ),
     ("resize", None): "Masks are compared at the size of the image.",
+    ("scale_polygons", False): "Polygons are drawn at the size of the image.",
+    ("scale_polygons", True): (
+        "The authors scale polygons to the square and draw them there, so outlines differ by a pixel from masks that "
+        "are drawn first and then sampled, and thin parts survive."
+    ),
 }
 
 # Sentences that hold for any value of a field.

@@ -7,6 +7,7 @@ words what each one does to the number. ``strict`` is the protocol we defend, th
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from lens_bench.errors import UsageError
 Select: TypeAlias = Literal["all", "one_per_ref", "three_per_image"]
 Merge: TypeAlias = Literal["union", "once"]
 Ignore: TypeAlias = Literal["exclude", "background", "foreground"]
-Missing: TypeAlias = Literal["empty", "drop"]
+Missing: TypeAlias = Literal["empty", "zero", "drop"]
 NoTargetRule: TypeAlias = Literal["plain", "gres"]
 PrecisionOn: TypeAlias = Literal["all", "targeted"]
 
@@ -40,11 +41,14 @@ class Protocol:
         ignore: Ignore pixels leave every count (``exclude``), or are ``background``, or are ``foreground``.
         resize: Side in pixels of the square that truth and prediction are sampled to (nearest) before they are
             compared; None compares at the image's own size.
+        scale_polygons: With ``resize``, polygons of the truth are scaled to the square before they are drawn, instead
+            of drawn at the image's size and then sampled. Masks are sampled either way.
         empty_union_iou: IoU of a sample whose union is empty; None drops the sample.
         iou_epsilon: Added to the union of one sample before dividing.
         ciou_epsilon: Added to the sum of unions before dividing.
         mean_epsilon: Added to the number of samples before dividing for gIoU.
-        on_error: A failed prediction is an ``empty`` mask, or the sample is dropped from every sum.
+        on_error: A failed prediction is an ``empty`` mask; or one with an IoU of ``zero`` even where the target is
+            empty too; or the sample is dropped from every sum (``drop``).
         on_no_mask: The same for a prediction without a mask, and for a prediction that is missing altogether.
         no_target: ``plain``: expressions without a target are scored by their pixels like all others. ``gres``: by
             the decision "nothing is meant" (Liu et al., CVPR 2023).
@@ -64,6 +68,7 @@ class Protocol:
     merge: Merge = "union"
     ignore: Ignore = "exclude"
     resize: int | None = None
+    scale_polygons: bool = False
     empty_union_iou: float | None = 1.0
     iou_epsilon: float = 0.0
     ciou_epsilon: float = 0.0
@@ -126,17 +131,32 @@ here the choice is a function of the seed."""
 
 SEG_ZERO = Protocol(
     name="seg-zero",
-    summary="Seg-Zero's scripts: ignore regions are target, one sentence per referent, failed rows are dropped.",
-    source="Liu et al., Seg-Zero, 2025; dvlab-research/Seg-Zero, evaluation_scripts; box rule of VisionReasoner.",
+    summary="Seg-Zero's script: ignore regions are target, one sentence per referent, failed rows count 0.",
+    source="Liu et al., Seg-Zero, 2025; dvlab-research/Seg-Zero, evaluation_scripts/evaluation.py.",
     select="one_per_ref",
     ignore="foreground",
     empty_union_iou=None,
-    on_error="drop",
+    on_error="zero",
+    on_no_mask="zero",
     box_inclusive=False,
 )
-"""Liu et al., Seg-Zero, 2025. The masks of its mirrors were made by ``astype(bool)``, which turns 255 into target. An
-answer that cannot be parsed scores I=0 over the truth's area; a row that raises, and a row with an empty union (which
-raises there), is skipped. Which sentence the mirrors keep of each referent is not documented: the first is taken."""
+"""Liu et al., Seg-Zero, 2025. The masks of its mirrors were made by ``astype(bool)``, which turns 255 into target. A
+row that raises, in the parser or in SAM 2, scores I=0 over the truth's area and stays, with an IoU of 0 where the truth
+is empty. Only a row that did not fail and has an empty union is skipped. Which sentence the mirrors keep of each
+referent is not documented: the first is taken. The script measures no boxes; the box rule is ``visionreasoner``'s."""
+
+VISIONREASONER = dataclasses.replace(
+    SEG_ZERO,
+    name="visionreasoner",
+    summary="VisionReasoner in Seg-Zero's repository: as seg-zero, but rows that raise in SAM 2 are dropped.",
+    source="Liu et al., VisionReasoner, 2025; dvlab-research/Seg-Zero, evaluation_visionreasoner.py.",
+    on_error="drop",
+)
+"""Liu et al., VisionReasoner, 2025, by the script in Seg-Zero's repository. An answer that its parser cannot read stays
+with I=0 over the truth's area (here ``no_mask``); a row that raises in SAM 2 (here ``error``) is dropped.
+VisionReasoner's own repository drops nothing. A box is right if its IoU exceeds 0.5. DEVIATIONS: the script takes the
+best of several predicted boxes, of which a prediction has one; it skips an empty list of objects where the truth is
+empty too, which here is a ``no_mask`` and scores 0."""
 
 GSEVAL = Protocol(
     name="gseval",
@@ -152,8 +172,8 @@ count 0. ``dataclasses.replace(GSEVAL, on_no_mask="drop")`` is the official rule
 
 GRES = Protocol(
     name="gres",
-    summary="Generalised referring (gRefCOCO): no-target rule, N-acc, T-acc, Pr@.7-.9 on targeted expressions.",
-    source="Liu et al., GRES, CVPR 2023; henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py.",
+    summary="Generalised referring (gRefCOCO) as GSVA and later models score it: GRES's rules at the image's size.",
+    source="Liu et al., GRES, CVPR 2023; henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py; GSVA, CVPR 2024.",
     empty_union_iou=0.0,
     no_target="gres",
     min_pixels=50,
@@ -163,7 +183,21 @@ GRES = Protocol(
 """Liu et al., GRES, CVPR 2023. Decided by the answer "nothing is meant", not by pixels: right on an expression without
 target is IoU 1 and adds nothing to I and U; wrong there adds the predicted area to U; "nothing" on a targeted
 expression is IoU 0 with the union of both masks in U. A model says "nothing" by status ``no_mask`` or by a mask of
-fewer than 50 pixels."""
+fewer than 50 pixels. Masks are compared at the size of the image, as GSVA and later models do; ReLA's own figures are
+at 480x480: see ``rela``."""
+
+RELA = dataclasses.replace(
+    GRES,
+    name="rela",
+    summary="ReLA's own figures on gRefCOCO: as gres, but truth and prediction at 480x480.",
+    source="Liu et al., GRES, CVPR 2023; henghuiding/ReLA, refcoco_mapper.py, GRES.py, refer_evaluation.py.",
+    resize=480,
+    scale_polygons=True,
+)
+"""Liu et al., GRES, CVPR 2023. ReLA's mapper resizes the image and scales the polygons to 480x480 before they are
+drawn, and its evaluator compares there; nothing is scaled back. A predicted mask, stored at the size of the image, is
+sampled to the square by nearest neighbour, as the mapper's library samples masks. ``min_pixels`` counts pixels of the
+square; ReLA itself decides "nothing" by a classifier, which is status ``no_mask``."""
 
 LAVT = Protocol(
     name="lavt",
@@ -178,7 +212,7 @@ LAVT = Protocol(
 number of pixels in cIoU whatever its size and aspect."""
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {p.name: p for p in (STRICT, LISA, LENS, GLAMM, SEG_ZERO, GSEVAL, GRES, LAVT)}
+    {p.name: p for p in (STRICT, LISA, LENS, GLAMM, SEG_ZERO, VISIONREASONER, GSEVAL, GRES, RELA, LAVT)}
 )
 
 

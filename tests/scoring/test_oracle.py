@@ -11,11 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
-from lens_bench.records import Prediction, Sample
-from lens_bench.scoring.counts import Scorer
+from lens_bench import masks
+from lens_bench.records import GroundTruth, Polygon, Prediction, Sample
+from lens_bench.scoring.counts import Scorer, prepare_truth
 from lens_bench.scoring.metrics import summarise
-from lens_bench.scoring.protocols import GRES, GSEVAL, LAVT, LENS, LISA, SEG_ZERO, STRICT, Protocol
+from lens_bench.scoring.protocols import (
+    GRES,
+    GSEVAL,
+    LAVT,
+    LENS,
+    LISA,
+    RELA,
+    SEG_ZERO,
+    STRICT,
+    VISIONREASONER,
+    Protocol,
+)
 
 Bools = NDArray[np.bool_]
 
@@ -137,12 +150,33 @@ def test_strict_equals_boolean_masks(make_sample: Callable[..., Sample], found: 
     agree(ours, pixel_meter(found, lambda c: c.summed > 0, lambda c: ~c.ignored, 1.0))
 
 
-@given(cases())
-def test_seg_zero_equals_boolean_masks_with_ignore_as_target(
-    make_sample: Callable[..., Sample], found: list[Case]
+@pytest.mark.parametrize("protocol", [SEG_ZERO, VISIONREASONER], ids=lambda p: p.name)
+@given(found=cases(), data=st.data())
+def test_seg_zero_and_visionreasoner_equal_their_loops(
+    make_sample: Callable[..., Sample], protocol: Protocol, found: list[Case], data: st.DataObject
 ) -> None:
-    ours = scored(found, SEG_ZERO, make_sample)
-    agree(ours, pixel_meter(found, lambda c: (c.summed > 0) | c.ignored, lambda c: c.ignored | ~c.ignored, None))
+    """Their loops: a failure is a row of I = 0 and U = area of the truth; a success without union raises later.
+
+    VisionReasoner's skips what raises in SAM 2 (``error``), but not what its parser cannot read (``no_mask``).
+    """
+    rows, scores = [], []
+    for number, case in enumerate(found):
+        sample = make_sample(case.parts, ignore=case.ignore, name=f"s{number}", image=f"i{number}")
+        truth = (case.summed > 0) | case.ignored
+        status = data.draw(st.sampled_from(["ok", "error"])) if case.predicted is not None else "no_mask"
+        mask = make_sample([case.pred == 1]).truth.parts[0] if status == "ok" else None
+        given_answer = Prediction(sample.id, status, mask=mask)  # type: ignore[arg-type]
+        scores.append(Scorer(protocol, [sample]).score(sample, given_answer))
+        if status == "ok":
+            union = int((truth | (case.pred == 1)).sum())
+            if union:
+                rows.append((int((truth & (case.pred == 1)).sum()), union))
+        elif status == "no_mask" or protocol is SEG_ZERO:
+            rows.append((0, int(truth.sum())))
+    metrics = summarise(scores, protocol)
+    giou = float(np.mean([i / u if u else 0.0 for i, u in rows])) if rows else None
+    total = sum(u for _, u in rows)
+    agree((metrics.giou, metrics.ciou), (giou, sum(i for i, _ in rows) / total if total else None))
 
 
 @given(cases(with_ignore=False))
@@ -205,3 +239,53 @@ def test_gres_equals_its_accumulator(
     assert metrics.t_acc == (tn / (tn + fp) if tp + fn and tn + fp else None)
     assert metrics.precision[0.8] == (hits / (tn + fp) if tn + fp else None)
     assert metrics.precision[0.5] is None
+
+
+# ---------------------------------------------------------------------------------------------- ReLA
+
+
+POINT = st.floats(-2, 12)
+OUTLINES = st.lists(st.lists(POINT, min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0), max_size=3)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(OUTLINES, st.integers(0, 2**32 - 1)), min_size=1, max_size=4), st.sampled_from([3, 17, 480]))
+def test_rela_equals_its_mapper_and_accumulator(
+    make_sample: Callable[..., Sample], rows: list[tuple[list[list[float]], int]], side: int
+) -> None:
+    """Polygons multiplied to the square and then drawn; the answer sampled to it; sums over the squares."""
+    protocol = replace(RELA, resize=side, min_pixels=1)
+    ious, total_i, total_u, scores = [], 0, 0, []
+    for number, (outlines, seed) in enumerate(rows):
+        rng = np.random.default_rng(seed)
+        height, width = (int(v) for v in rng.integers(1, 12, 2))
+        predicted, stored = rng.random((height, width)) < 0.6, rng.random((height, width)) < 0.2
+        factors = np.array([side * 1.0 / width, side * 1.0 / height])
+        t = squeezed(stored, side)
+        for outline in outlines:
+            scaled = (np.array(outline).reshape(-1, 2) * factors).ravel().tolist()
+            t = t | (coco.decode(coco.frPyObjects([scaled], side, side))[..., 0] > 0)
+        p = squeezed(predicted, side)
+        inter, union = int((t & p).sum()), int((t | p).sum())
+        iou = inter / union if union and p.any() else 0.0
+        ious.append(iou)
+        total_i, total_u = total_i + (inter if p.any() else 0), total_u + union
+        truth = GroundTruth((height, width), (*(Polygon(tuple(o)) for o in outlines), masks.encode(stored)))
+        sample = make_sample(truth=truth, name=f"s{number}", image=f"i{number}")
+        mask = masks.encode(predicted)
+        scores.append(Scorer(protocol, [sample]).score(sample, Prediction(sample.id, "ok", mask=mask)))
+        assert (scores[-1].gt_area, scores[-1].pred_area) == (int(t.sum()), int(p.sum()))
+    metrics = summarise(scores, protocol)
+    agree((metrics.giou, metrics.ciou), (float(np.mean(ious)), total_i / total_u if total_u else None))
+
+
+def test_scaling_before_drawing_is_not_sampling_what_was_drawn() -> None:
+    """A strip half a pixel wide in an image 10 wide is 24 of 480 columns, or a whole pixel's 48, or none."""
+    truth = GroundTruth((10, 10), (Polygon((2.25, 0.0, 2.75, 0.0, 2.75, 10.0, 2.25, 10.0)),))
+    assert prepare_truth(truth, RELA).area == 24 * 480
+    assert prepare_truth(truth, replace(RELA, scale_polygons=False)).area in (0, 48 * 480)
+
+
+def test_boxes_stay_at_the_size_of_the_image_under_rela() -> None:
+    truth = GroundTruth((100, 200), (Polygon((20.0, 10.0, 60.0, 10.0, 60.0, 50.0, 20.0, 50.0)),))
+    assert prepare_truth(truth, RELA).box == prepare_truth(truth, STRICT).box == (20, 10, 60, 50)

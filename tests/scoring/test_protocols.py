@@ -10,7 +10,18 @@ from lens_bench.scoring.protocols import PROTOCOLS, STRICT, Protocol, get_protoc
 
 
 def test_presets_are_those_of_the_design() -> None:
-    assert list(PROTOCOLS) == ["strict", "lisa", "lens", "glamm", "seg-zero", "gseval", "gres", "lavt"]
+    assert list(PROTOCOLS) == [
+        "strict",
+        "lisa",
+        "lens",
+        "glamm",
+        "seg-zero",
+        "visionreasoner",
+        "gseval",
+        "gres",
+        "rela",
+        "lavt",
+    ]
     assert all(name == p.name and p.summary and p.source for name, p in PROTOCOLS.items())
 
 
@@ -45,7 +56,19 @@ def test_presets_are_those_of_the_design() -> None:
                 "select": "one_per_ref",
                 "ignore": "foreground",
                 "empty_union_iou": None,
+                "on_error": "zero",
+                "on_no_mask": "zero",
+                "box_inclusive": False,
+            },
+        ),
+        (
+            "visionreasoner",
+            {
+                "select": "one_per_ref",
+                "ignore": "foreground",
+                "empty_union_iou": None,
                 "on_error": "drop",
+                "on_no_mask": "zero",
                 "box_inclusive": False,
             },
         ),
@@ -53,6 +76,18 @@ def test_presets_are_those_of_the_design() -> None:
         (
             "gres",
             {
+                "empty_union_iou": 0.0,
+                "no_target": "gres",
+                "min_pixels": 50,
+                "precision_thresholds": (0.7, 0.8, 0.9),
+                "precision_on": "targeted",
+            },
+        ),
+        (
+            "rela",
+            {
+                "resize": 480,
+                "scale_polygons": True,
                 "empty_union_iou": 0.0,
                 "no_target": "gres",
                 "min_pixels": 50,
@@ -90,7 +125,13 @@ def test_an_unknown_choice_has_no_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "hint"),
-    [("lissa", "lisa"), ("seg_zero", "seg-zero"), ("Strict", "strict"), ("xyzzy", "there are: strict, lisa")],
+    [
+        ("lissa", "lisa"),
+        ("seg_zero", "seg-zero"),
+        ("Strict", "strict"),
+        ("vision-reasoner", "visionreasoner"),
+        ("xyzzy", "there are: strict, lisa"),
+    ],
 )
 def test_an_unknown_name_is_a_usage_error_that_offers_the_nearest(asked: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:

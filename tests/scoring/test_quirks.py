@@ -114,6 +114,8 @@ QUIRKS = [
     perfect_over_overlap("gseval", 1.0),
     perfect_over_overlap("gres", 1.0),
     perfect_over_overlap("seg-zero", 1.0),
+    perfect_over_overlap("visionreasoner", 1.0),
+    perfect_over_overlap("rela", 1.0),
     perfect_over_overlap("lisa", 64 / 68),
     perfect_over_overlap("lens", 64 / 68),
     perfect_over_overlap("glamm", 64 / 68),
@@ -131,6 +133,7 @@ QUIRKS = [
     with_ignore("gres", "whole target", LEFT, 80, 80),
     with_ignore("lens", "whole target", LEFT, 80, 100),
     with_ignore("seg-zero", "whole target", LEFT, 100, 120),
+    with_ignore("visionreasoner", "whole target", LEFT, 100, 120),
     with_ignore("strict", "target and ignore", LEFT | IGNORE, 80, 80),
     with_ignore("lisa", "target and ignore", LEFT | IGNORE, 80, 80),
     with_ignore("lens", "target and ignore", LEFT | IGNORE, 80, 120),
@@ -151,15 +154,25 @@ QUIRKS = [
     both_empty("lavt", 0.0),
     both_empty("gseval", 0.0),
     both_empty("seg-zero", None),
+    both_empty("visionreasoner", None),
+    # A failed row on an empty truth: right by the pixels of nothing, but Seg-Zero keeps it with an IoU of 0.
+    *[
+        Quirk(f"{n}: {s} on an empty truth", n, (Row((NOTHING,), None, status=s), Row((LEFT,), LEFT)), {"giou": giou})
+        for n, s, giou in (
+            ("strict", "error", 1.0), ("strict", "no_mask", 1.0), ("seg-zero", "error", 0.5),
+            ("seg-zero", "no_mask", 0.5), ("visionreasoner", "error", 1.0), ("visionreasoner", "no_mask", 0.5),
+        )
+    ],
+    Quirk("seg-zero: missing on an empty truth", "seg-zero", (Row((NOTHING,), missing=True),), {"giou": 0.0}),
     # Empty on one side only is 0 everywhere, and the area stays in the union.
     *[
         Quirk(f"{name}: empty target", name, (Row((NOTHING,), LEFT), Row((LEFT,), LEFT)), {"ciou": 0.5, "giou": 0.5})
-        for name in ("strict", "lisa", "lens", "gseval", "seg-zero", "lavt")
+        for name in ("strict", "lisa", "lens", "gseval", "seg-zero", "visionreasoner", "lavt")
     ],
     *[Quirk(f"{name}: empty answer", name, (Row((LEFT,), NOTHING),), {"ciou": 0.0, "giou": 0.0}) for name in PROTOCOLS],
-    # Failures: Seg-Zero's `continue`; everybody else keeps the row. `no_mask` keeps I = 0, U = area of the truth.
-    Quirk("seg-zero: error dropped", "seg-zero", RAISED_AND_RIGHT, {**DROPPED, "error_rate": 0.5}),
-    *[Quirk(f"{n}: error kept", n, RAISED_AND_RIGHT, HALVED) for n in ("strict", "lisa", "lens", "gseval", "lavt")],
+    # Failures: VisionReasoner's `continue`; everybody else keeps the row with I = 0, U = area of the truth.
+    Quirk("visionreasoner: error dropped", "visionreasoner", RAISED_AND_RIGHT, {**DROPPED, "error_rate": 0.5}),
+    *[Quirk(f"{n}: error kept", n, RAISED_AND_RIGHT, HALVED) for n in PROTOCOLS if n != "visionreasoner"],
     *[Quirk(f"{n}: no mask kept", n, SILENT_AND_RIGHT, {**HALVED, "no_mask_rate": 0.5}) for n in PROTOCOLS],
     *[Quirk(f"{n}: missing kept", n, MISSING_AND_RIGHT, {**HALVED, "no_mask_rate": 0.5}) for n in PROTOCOLS],
     Quirk("official gseval: missing dropped", "gseval", MISSING_AND_RIGHT, DROPPED, {"on_no_mask": "drop"}),
@@ -214,6 +227,15 @@ QUIRKS = [
         (Row((region(0, 4),), region(0, 4)), Row((), NOTHING, no_target=True)),
         {"giou": 0.5, "ciou": 0.0, "t_acc": 0.0, "n_acc": 1.0},
     ),
+    # ReLA counts pixels of the square: 4 of 200 pixels are 4,608 of 230,400 there, no longer fewer than 50.
+    Quirk("gres: 4 pixels are nothing", "gres", (Row((region(0, 2, 0, 2),), region(0, 2, 0, 2)),), {"giou": 0.0}),
+    Quirk("rela: 4 pixels are something", "rela", (Row((region(0, 2, 0, 2),), region(0, 2, 0, 2)),), {"giou": 1.0}),
+    Quirk(
+        "rela: false negative",
+        "rela",
+        (Row((), region(0, 5), no_target=True), Row((LEFT,), LEFT)),
+        {"giou": 0.5, "ciou": 100 / 150, "n_acc": 0.0, "t_acc": 1.0},
+    ),
     # The same by pixels: strict gives the tiny mask its 1, and 49 stray pixels on no target 0.
     Quirk(
         "strict: tiny masks count",
@@ -253,6 +275,12 @@ QUIRKS = [
     Quirk(
         "seg-zero: one sentence per referent",
         "seg-zero",
+        (Row((LEFT,), LEFT, ref="7"), Row((LEFT,), NOTHING, ref="8")),
+        {"giou": 0.5},
+    ),
+    Quirk(
+        "visionreasoner: one sentence per referent",
+        "visionreasoner",
         (Row((LEFT,), LEFT, ref="7"), Row((LEFT,), NOTHING, ref="8")),
         {"giou": 0.5},
     ),

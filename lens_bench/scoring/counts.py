@@ -99,6 +99,50 @@ def read_answers(pairs: Sequence[tuple[Sample, Prediction | None]], protocol: Pr
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a protocol makes of the counts of one expression.
+
+    Attributes:
+        intersection: As it enters the sums, like ``union``.
+        iou: None where the protocol gives none.
+        kept: False where the protocol drops the expression from every sum.
+    """
+
+    intersection: int
+    union: int
+    iou: float | None
+    kept: bool
+
+
+def says_nothing(protocol: Protocol, status: Status, *, has_mask: bool, pred_area: int) -> bool:
+    """Whether the protocol reads an answer as "nothing is meant". An answer with a box alone says something."""
+    return status != "ok" or (has_mask and pred_area < protocol.min_pixels)
+
+
+def rule(protocol: Protocol, status: Status, *, no_target: bool, silent: bool, intersection: int, union: int) -> Ruling:
+    """Apply the protocol to the pixel counts of one expression.
+
+    Args:
+        protocol: The rules.
+        status: The one that counts.
+        no_target: The expression has no referent.
+        silent: ``says_nothing`` of the answer.
+        intersection: Pixels of both masks.
+        union: Pixels of at least one mask.
+    """
+    failed = protocol.on_error if status == "error" else protocol.on_no_mask if status == "no_mask" else None
+    iou: float | None
+    if protocol.no_target == "gres" and (silent or no_target):
+        iou = 1.0 if silent and no_target else 0.0
+        intersection, union = 0, (0 if iou else union)
+    elif union:
+        iou = intersection / (union + protocol.iou_epsilon)
+    else:
+        iou = 0.0 if failed == "zero" else protocol.empty_union_iou
+    return Ruling(intersection, union, iou, failed != "drop" and iou is not None)
+
+
 def score_answer(
     sample: Sample, answer: Answer, protocol: Protocol, truth: PreparedTruth, *, selected: bool = True
 ) -> Score:
@@ -116,30 +160,26 @@ def score_answer(
     if mask is not None and figure is not None:
         intersection = masks.overlap(mask, truth.target)
         pred_area = figure.area - (masks.overlap(mask, truth.ignore) if truth.ignore is not None else 0)
-    union = pred_area + truth.area - intersection
-    box_only = status == "ok" and mask is None
-    failed = {"ok": None, "error": protocol.on_error, "no_mask": protocol.on_no_mask}[status]
-    silent = not box_only and (status != "ok" or pred_area < protocol.min_pixels)
-
-    iou: float | None
-    if protocol.no_target == "gres" and (silent or sample.truth.no_target):
-        iou = 1.0 if silent and sample.truth.no_target else 0.0
-        intersection, union = 0, (0 if iou else union)
-    elif union:
-        iou = intersection / (union + protocol.iou_epsilon)
-    else:
-        iou = 0.0 if failed == "zero" else protocol.empty_union_iou
-    counted = selected and failed != "drop" and iou is not None
+    silent = says_nothing(protocol, status, has_mask=mask is not None, pred_area=pred_area)
+    ruling = rule(
+        protocol,
+        status,
+        no_target=sample.truth.no_target,
+        silent=silent,
+        intersection=intersection,
+        union=pred_area + truth.area - intersection,
+    )
+    counted = selected and ruling.kept
     band = EMPTY_BAND if figure is None or silent else without(figure.band, truth.ignore)
     return Score(
         sample_id=sample.id,
         image_id=sample.image_id,
         status=status,
-        intersection=intersection,
-        union=union,
+        intersection=ruling.intersection,
+        union=ruling.union,
         pred_area=pred_area,
         gt_area=truth.area,
-        iou=iou if counted else None,
+        iou=ruling.iou if counted else None,
         box_iou=_box_iou(answer, protocol, truth.box),
         boundary_iou=band_iou(band, truth.band),
         no_target=sample.truth.no_target,

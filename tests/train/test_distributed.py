@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lens_bench.lock import FolderLock
 from lens_bench.picture import OpenModel
@@ -14,7 +15,7 @@ from lens_bench.train.log import read_log
 
 from .conftest import Run, tiny_recipe
 from .launching import FSDP, launch
-from .test_training import close, numbers, weights
+from .test_training import BF16_NOISE, close, numbers, weights
 
 EVALUATED = {"evaluation": {"split": "shapes/val", "every": 2, "samples": 5}}
 STEPS = {"optimiser": {"steps": 2}}
@@ -28,12 +29,12 @@ def stages(**over: object) -> dict[str, TrainRecipe]:
     }
 
 
-def require_alike(alone: Path, two: Path) -> None:
+def require_alike(alone: Path, two: Path, rel: float = 2e-3) -> None:
     """Logs agree to rounding, and so do weights."""
     logs = [numbers(read_log(folder.parent / "train_log.jsonl")) for folder in (alone, two)]
     assert len(logs[0]) == len(logs[1]) == 2
     for one, other in zip(*logs, strict=True):
-        close(one, other)  # type: ignore[arg-type]
+        close(one, other, rel)  # type: ignore[arg-type]
     ours, theirs = weights(alone), weights(two)
     assert ours.keys() == theirs.keys()
     # Adam's first steps are of the size of the learning rate wherever a gradient is rounding noise.
@@ -62,13 +63,27 @@ def test_what_the_first_rank_refuses_all_ranks_refuse(data_root: Path, tmp_path:
 
 def test_a_model_in_parts_trains_what_a_whole_one_does(run: Run, data_root: Path, tmp_path: Path) -> None:
     """Answers differ in length, so ranks decode different numbers of tokens, in rollouts and in evaluation."""
-    half = {"precision": "bf16", "gradient_checkpointing": True, "cache_gb": 1}
-    recipes = {**stages(), "half": tiny_recipe("grpo", {**STEPS, "runtime": half})}
+    recipes = stages()
     launch(recipes, tmp_path / "two", data_root, FSDP)
     for name, recipe in recipes.items():
         require_alike(run(recipe, f"one-{name}")[0], tmp_path / "two" / name / "final")
-    first = read_log(tmp_path / "two" / "half" / "train_log.jsonl")[0]
-    assert first["kl"] == 0.0
     with OpenModel(str(tmp_path / "two" / "grpo" / "final")) as model:
         (found,) = model.ask(np.zeros((64, 80, 3), np.uint8), ["the red circle"])
     assert found.status == "ok" and found.mask is not None
+
+
+def test_a_model_in_parts_trains_in_half_precision(run: Run, data_root: Path, tmp_path: Path) -> None:
+    """Supervised learning is compared. Sampled answers are not: in bfloat16 their tokens depend on the processor.
+
+    The shape of a batch and the processor choose the kernel, and with it the rounding of the probabilities that a
+    token is drawn from. One token drawn differently changes every later figure of that answer.
+    """
+    half = {"runtime": {"precision": "bf16", "gradient_checkpointing": True, "cache_gb": 1}}
+    recipes = {stage: tiny_recipe(stage, {**STEPS, **half}) for stage in ("supervised", "grpo")}
+    launch(recipes, tmp_path / "two", data_root, FSDP)
+    alone = run(recipes["supervised"], "one-supervised")[0]
+    require_alike(alone, tmp_path / "two" / "supervised" / "final", rel=torch.finfo(torch.bfloat16).eps)
+    first, second = read_log(tmp_path / "two" / "grpo" / "train_log.jsonl")
+    assert first["kl"] == 0.0
+    for step in (first, second):
+        assert np.isfinite(step["loss"]) and step["sampler_difference"] < BF16_NOISE

@@ -28,6 +28,12 @@ from .conftest import RATES, Run, tiny_recipe
 STAGES = ("sam", "vision", "supervised", "grpo")
 # Not functions of the training.
 CLOCK = ("seconds", "samples_per_s")
+# Bounds of ``sampler_difference``, the mean distance in nats between the sampler's and the trainer's log-probabilities.
+# Both compute the same logits (of size 1, at most 6) in batches of different shapes. bfloat16: each of the two rounds
+# logits and the states before them to eps / 2, so 4 eps leave a factor of 4. float32: sums of some 100 terms, each
+# rounded, in any order. A difference in weights that matters is far larger: grpo.sampler_tolerance is 0.1.
+NOISE = 100 * torch.finfo(torch.float32).eps
+BF16_NOISE = 4 * torch.finfo(torch.bfloat16).eps
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -203,7 +209,7 @@ def test_tuned_decoder_survives_the_next_stage(run: Run) -> None:
 def test_the_divergence_begins_at_exactly_zero(run: Run) -> None:
     _, seen = run(tiny_recipe("grpo"))
     assert seen.steps[0]["kl"] == 0.0 and seen.steps[-1]["kl"] > 0
-    assert all(step["sampler_difference"] < 1e-5 for step in seen.steps)
+    assert all(step["sampler_difference"] < NOISE for step in seen.steps)
 
 
 def test_a_sampler_with_other_weights_stops_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +240,14 @@ def test_micro_batches_add_up(loss_type: str, run: Run) -> None:
         close(one, other)
 
 
-def close(one: Mapping[str, float], other: Mapping[str, float]) -> None:
+def close(one: Mapping[str, float], other: Mapping[str, float], rel: float = 2e-3) -> None:
+    """Results agree with each other; rounding noise stays below its bound, but is of any size below it."""
     assert one.keys() == other.keys()
-    for name in one.keys() - set(CLOCK):
-        assert one[name] == pytest.approx(other[name], abs=2e-4, rel=2e-3), name
+    for name in sorted(one.keys() - set(CLOCK)):
+        if name == "sampler_difference":
+            assert max(one[name], other[name]) < NOISE
+        else:
+            assert one[name] == pytest.approx(other[name], abs=2e-4, rel=rel), name
 
 
 def test_a_shared_prefix_changes_nothing_but_the_work(run: Run) -> None:

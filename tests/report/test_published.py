@@ -45,6 +45,8 @@ HyperSeg-3B refcocog test . ciou 78.9 HyperSeg
 InstructSeg-3B refcoco testA . ciou 86.6 InstructSeg
 X-SAM-3.8B refcocog val . ciou 83.8 SAM
 Seg-Zero-7B refcoco+ testA . ciou 76.2 LENS
+Seg-Zero-3B refcocog test . ciou 71.5 v1
+Seg-Zero-7B refcocog test . ciou 72.6 v1
 SAM-R1-7B refcocog test . ciou 73.1 2505.22596
 SAM_3_Agent_Gemini_2.5_Pro refcoco+ testA . ciou 71.1 Table_42
 SAM_3_Agent_Gemini_2.5_Pro refcoco testB . ciou 69.9 OpenReview
@@ -61,15 +63,19 @@ LISA-7B_(ft_ReasonSeg) reasonseg test . ciou 48.4 Table_1
 LISA-7B-LLaVA1.5 reasonseg test long ciou 48.9 LISA
 LISA-13B-LLaVA1.5_(ft_ReasonSeg) reasonseg val . ciou 72.9 LISA
 Seg-Zero-3B reasonseg test . ciou 48.6 Seg-Zero
+Seg-Zero-3B reasonseg val . giou 62.6 v1
+Seg-Zero-3B reasonseg val . giou 58.2 later
+Seg-Zero-3B reasonseg val . ciou 58.5 v1
+Seg-Zero-3B reasonseg val . ciou 53.1 later
 RSVP-GPT-4o reasonseg test short ciou 50.4 SAM
 SAM_3_Agent_Gemini_2.5_Pro reasonseg test long ciou 73.2 Table_40
 EVOL-SAM3_7B reasonseg test . giou 72.5 EVOL
-LENS-3B reasonseg val . giou 62.1 LENS
-LENS-3B reasonseg test . ciou 58.0 LENS
+LENS-3B reasonseg val . giou 62.1 Table_3
+LENS-3B reasonseg test . ciou 58.0 Table_3
 LISA-7B gseval eval part giou 21.2 GroundingSuite
 EVF-SAM gseval eval . giou 62.6 GroundingSuite
-LENS-3B gseval eval . ciou 78.3 LENS
-Seg-Zero-3B gseval eval . giou 67.3 LENS
+LENS-3B gseval eval . ciou 78.3 Table_3
+Seg-Zero-3B gseval eval . giou 67.3 Table_3
 Qwen2.5-VL-7B gseval eval single box_acc_0.5 59.1 box
 Claude-3.7 gseval eval stuff box_acc_0.5 56.7 box
 UniRES refcocom testB object+part giou 41.7 UniRES
@@ -170,12 +176,32 @@ def test_recalled_and_second_hand_numbers_are_unverified(rows: tuple[PublishedRo
     [
         ("SAM 3 Agent Gemini 2.5 Pro", "LENS Table 1", "71.2"),
         ("PixelLM-7B", "LENS (AAAI 2026) Table 1", "PixelLLM"),
-        ("LISA-7B (ft ReasonSeg)", "LENS (AAAI 2026) Table 2", "joins two models"),
+        ("LISA-7B (ft ReasonSeg)", "LENS (AAAI 2026) Table 3", "joins two models"),
         ("LISA-7B", "LISA (CVPR 2024) Table 2", "67/70/63"),
     ],
 )
 def test_known_contradictions_carry_a_note(rows: tuple[PublishedRow, ...], model: str, source: str, words: str) -> None:
     assert any(words in r.note for r in rows if r.model == model and r.source.startswith(source))
+
+
+def test_a_number_that_another_version_prints_otherwise_names_its_version(rows: tuple[PublishedRow, ...]) -> None:
+    found = [r for r in rows if (r.model, r.suite, r.split) == ("Seg-Zero-3B", "reasonseg", "val")]
+    assert len(found) == 4 and all(r.disputed and "version" in r.note for r in found)
+    cells = {(r.metric, str(r.printed)): r.source for r in found}
+    assert all("v1" in cells[key] for key in (("giou", "62.6"), ("ciou", "58.5")))
+
+
+def test_cells_that_no_source_prints_are_not_there(rows: tuple[PublishedRow, ...]) -> None:
+    """Seg-Zero has no RefCOCOg val figure (LENS prints its test figure there), SAM 3 Agent none on GSEval."""
+    assert not [r for r in rows if r.model.startswith("Seg-Zero") and (r.suite, r.split) == ("refcocog", "val")]
+    assert not [r for r in rows if r.model.startswith("SAM 3 Agent") and r.suite == "gseval"]
+    wrong = [r for r in rows if r.source.startswith("LENS") and "Table 2" in r.source + r.note]
+    assert not wrong, "LENS's table of ReasonSeg and GSEval is Table 3"
+
+
+def test_relas_own_figures_are_at_480_pixels(rows: tuple[PublishedRow, ...]) -> None:
+    found = [r for r in rows if r.model.startswith("ReLA") and r.suite != "gseval"]
+    assert found and all(r.protocol == "rela" and "480x480" in r.note for r in found)
 
 
 def test_models_that_suite_cards_name_are_there(rows: tuple[PublishedRow, ...]) -> None:

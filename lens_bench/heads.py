@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from lens_bench.errors import UsageError
+from lens_bench.parsing import parse_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +72,15 @@ def model_entries(path: Path) -> list[tuple[str, dict[str, object]]]:
 def load_yaml(path: Path) -> dict[str, object]:
     """Read a YAML mapping. Raises ``UsageError`` where it cannot be read or is not one."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 - the C safe loader
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         model = path.name == "model.yaml"
         hint = "a model is a folder with model.yaml and adapter.py" if model else "`lens-bench list suites` shows names"
         raise UsageError(f"no card at {path}", hint) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not readable YAML: {error}") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} is not a mapping of fields")
     return content

@@ -7,7 +7,6 @@ are; so token counts and pixels are those of the other engines.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.records import Pixels
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def check_parallel(folder: Path, devices: int) -> None:
 
 def _configuration(folder: Path) -> dict[str, object]:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):

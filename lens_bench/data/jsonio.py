@@ -7,14 +7,14 @@ while they are being made, which more than doubles the time, so it rests while a
 from __future__ import annotations
 
 import gc
-import json
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from lens_bench.errors import DataError
+from lens_bench.parsing import parse_json
 
 Record: TypeAlias = dict[str, object]
 
@@ -37,10 +37,10 @@ def load_json(path: Path) -> object:
     """Parse a JSON file. Raises ``DataError`` naming the file where it is missing or malformed."""
     try:
         with no_gc():
-            return cast("object", json.loads(path.read_bytes()))
+            return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}", REFETCH) from None
 
 
@@ -56,8 +56,8 @@ def load_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    value = parse_json(line)
+                except ValueError as error:
                     raise DataError(f"{path} line {number} is not valid JSON: {error}", REFETCH) from None
                 yield number, as_record(value, f"{path} line {number}")
     except OSError as error:

@@ -8,7 +8,6 @@ bare ``open`` gives depends on the machine.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from lens_bench.data.instances import polygon_of
 from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, field, get_int, get_list, get_str
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError, UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.records import GroundTruth, Outline, Sample, Size
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -85,8 +85,8 @@ def load_labelme(path: Path) -> object:
         except UnicodeDecodeError:
             continue
         try:
-            parsed: object = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            parsed: object = parse_json(text)
+        except ValueError as error:
             raise DataError(f"{path} is not valid JSON: {error}", REFETCH) from None
         return parsed
     raise DataError(f"{path} is neither UTF-8 nor cp1252", REFETCH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lens_bench.data.mask_files import decode_mask, encode_sized
 from lens_bench.data.paths import join
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError, UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.records import BoolMask, Pixels, Rle, Size
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}
@@ -201,7 +201,7 @@ def parse_cell(value: object, where: str) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return cast("object", json.loads(value))
+        return parse_json(value)
     except ValueError as error:
         raise DataError(f"{where} holds text that is not JSON: {error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_files, folder_shards, pickle_source
 from lens_bench.lens.spread import Spread, check_whole, link
+from lens_bench.parsing import parse_json
 from lens_bench.records import LoadReport
 
 
@@ -109,7 +109,7 @@ def hub_config(folder: Path, name: str = "config.json") -> Mapping[str, object]:
     """
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has neither {CONFIG_NAME} nor config.json", "is this a checkpoint?") from None
     except (ValueError, OSError):

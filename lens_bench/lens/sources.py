@@ -6,7 +6,6 @@ A source tells names and shapes without reading data, so that a checkpoint is ch
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lens_bench.errors import CheckpointError
+from lens_bench.parsing import parse_json
 
 Shape = tuple[int, ...]
 
@@ -110,18 +110,38 @@ def folder_shards(folder: Path) -> tuple[Path, ...]:
         CheckpointError: The folder has none, or the index names files that are not there.
     """
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise CheckpointError(f"{index} is not an index of safetensors shards") from None
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:10])}")
-        return tuple(folder / name for name in names)
+        return indexed_shards(index)
     files = tuple(sorted(folder.glob("*.safetensors")))
     if not files:
         raise CheckpointError(f"no safetensors files in {folder}", "is this the folder of a checkpoint?")
     return files
+
+
+def indexed_shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index of shards names, which lie beside it.
+
+    Raises:
+        CheckpointError: It is no index of shards, or a file that it names is not there.
+    """
+    try:
+        content = parse_json(index.read_bytes())
+    except (ValueError, OSError):
+        content = None
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    if not names or not all(isinstance(name, str) and _is_file_name(name) for name in names):
+        raise CheckpointError(f"{index} is not an index of shards", "fetch it again")
+    files = tuple(index.with_name(name) for name in sorted(set(names)))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        shown = ", ".join(missing[:10])
+        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(files)} shards: {shown}", "fetch it again")
+    return files
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a text names a file of the same folder: an index must not lead out of its checkpoint."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def pickle_source(file: Path) -> MemorySource:

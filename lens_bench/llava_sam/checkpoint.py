@@ -6,7 +6,6 @@ vision tower comes from a checkpoint of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from lens_bench.lens.sources import (
     TensorSource,
     digest_files,
     folder_shards,
+    indexed_shards,
     pickle_source,
 )
 from lens_bench.lens.spread import Spread, check_whole, link, notes_of
@@ -122,16 +122,7 @@ def shards(folder: Path) -> tuple[Path, ...]:
         if not files:
             raise CheckpointError(f"no weights in {folder}", "is this the folder of a checkpoint?")
         return files
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointError(f"{index} is not an index of shards") from None
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:10])}", "fetch it again"
-        )
-    return tuple(folder / name for name in names)
+    return indexed_shards(index)
 
 
 class PickledShards:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.config import whole
+from lens_bench.parsing import parse_json
 from lens_bench.sam.model import VIT_H, SamSize
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def read_json(path: Path, hint: str = "is this a checkpoint?") -> dict[str, obje
         CheckpointError: It is missing or not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}", hint) from None
     except (ValueError, OSError):

@@ -23,14 +23,14 @@ note       What a reader has to know.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from lens_bench.errors import DataError
+from lens_bench.parsing import csv_rows
 from lens_bench.scoring.protocols import PROTOCOLS
 
 Evidence: TypeAlias = Literal["read", "paper", "secondary", "recall"]
@@ -100,23 +100,22 @@ def read_published(path: Path) -> tuple[PublishedRow, ...]:
     Raises:
         DataError: It is missing, lacks a column, or a row is not as described; the message names the line.
     """
+    lines = csv_rows(path)
     try:
-        stream = path.open(encoding="utf-8", newline="")
+        _, header = next(lines, (0, []))
     except FileNotFoundError:
         raise DataError(f"no published numbers at {path}", "they are results/published.csv of the repository") from None
-    with stream:
-        reader = csv.DictReader(stream, restkey="(surplus)")
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise DataError(f"{path}: the columns are not {', '.join(COLUMNS)}")
-        rows = tuple(_row(fields, f"{path}, line {reader.line_num}", reader.line_num) for fields in reader)
+    if tuple(header) != COLUMNS:
+        raise DataError(f"{path}: the columns are not {', '.join(COLUMNS)}")
+    rows = tuple(_row(fields, f"{path}, line {line}", line) for line, fields in lines if fields)
     _refuse_twins(rows, path)
     return rows
 
 
-def _row(fields: Mapping[str, str | None], where: str, line: int) -> PublishedRow:
-    if "(surplus)" in fields or None in fields.values():
-        raise DataError(f"{where}: not {len(COLUMNS)} fields")
-    text = {key: value or "" for key, value in fields.items()}
+def _row(fields: Sequence[str], where: str, line: int) -> PublishedRow:
+    if len(fields) != len(COLUMNS):
+        raise DataError(f"{where}: {len(fields)} fields, not {len(COLUMNS)}")
+    text = dict(zip(COLUMNS, fields, strict=True))
     for key in _REQUIRED:
         if not text[key]:
             raise DataError(f"{where}: {key} is empty")

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.masks import rle_from_json
+from lens_bench.parsing import parse_json
 from lens_bench.records import Box, Prediction, Score, Status, Tokens
 from lens_bench.run.contract import plain
 from lens_bench.scoring.metrics import score_from_json, score_to_json
@@ -130,13 +131,6 @@ def read_json(path: Path) -> JsonObject:
     return parse_object(read_file(path), str(path))
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-_parse = json.JSONDecoder(parse_constant=_refuse_constant).decode
-
-
 def parse_object(raw: bytes, what: str) -> JsonObject:
     """Parse a JSON object. NaN and infinities are refused, as ``write_json`` refuses them.
 
@@ -144,9 +138,7 @@ def parse_object(raw: bytes, what: str) -> JsonObject:
         DataError: ``what`` is not JSON, is nested too deeply, or is not an object.
     """
     try:
-        content = _parse(raw.decode("utf-8"))
-    except RecursionError:
-        raise DataError(f"{what} is nested too deeply") from None
+        content = parse_json(raw.decode("utf-8"), nan=False)
     except ValueError as error:
         raise DataError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(content, dict):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from lens_bench.errors import UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.run.foreign_server import MAGIC, PREFIX
 
 # They would make the child import this environment's packages, or believe to be in its virtual environment.
@@ -154,7 +155,7 @@ class Child:
         if magic != MAGIC or header_length > _HEADER_BYTES or payload_length:
             raise ChildDied(f"it wrote something else than an answer to its standard output: {bytes(prefix)!r}")
         try:
-            answer = json.loads(self._read(header_length, deadline))
+            answer = parse_json(self._read(header_length, deadline))
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from json import JSONDecoder
 from pathlib import Path
 
 from lens_bench.errors import DataError
+from lens_bench.parsing import parse_json
 
 _HINT = "expected JSON Lines or one JSON array, in UTF-8"
 
@@ -35,8 +35,8 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, object]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
+            yield number, parse_json(line)
+        except ValueError as error:
             raise _malformed(path, number, error) from None
 
 

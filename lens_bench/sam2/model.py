@@ -28,6 +28,7 @@ from lens_bench.lens.images import sam_square
 from lens_bench.lens.layouts import make_plan, own_shapes
 from lens_bench.lens.sam import SamFeatures, SamPart, upsample
 from lens_bench.lens.sources import Shape, digest_files, folder_shards
+from lens_bench.parsing import parse_json
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import Cost, Pixels, Rle, Size
 from lens_bench.sam2.prompts import SamMask, SamPrompt
@@ -223,7 +224,7 @@ def _config(path: Path, shapes: Mapping[str, Shape]) -> Sam2Config:
 
 def _hub_config(file: Path) -> Sam2Config:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CheckpointError(f"{file} is not readable JSON") from None
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lens_bench.errors import UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.train.checkpoint import FINAL
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import MEASURED
@@ -94,7 +95,7 @@ def clear(folder: Path) -> None:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lens_bench.errors import DataError
+from lens_bench.parsing import parse_json
 from lens_bench.train.data import Draw, failure_weights
 from lens_bench.train.draws import stream
 from lens_bench.train.policy import Policy
@@ -28,8 +30,18 @@ def unit_weights(shop: Workshop, objective: Objective, out: Path, progress: Prog
     if not path.is_file():
         _measure(shop, objective, curriculum.measure, path, progress)
         shop.accelerator.wait_for_everyone()
-    measured = {int(index): float(value) for index, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    return failure_weights(measured, len(shop.data.units), curriculum.floor, curriculum.power)
+    return failure_weights(_read(path), len(shop.data.units), curriculum.floor, curriculum.power)
+
+
+def _read(path: Path) -> dict[int, float]:
+    """Measured rewards by the number of the unit. Raises ``DataError`` where the file is not what was written."""
+    try:
+        content = parse_json(path.read_bytes(), nan=False)
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+        return {int(index): float(value) for index, value in content.items()}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path} does not hold measured rewards: {error}", "remove it to measure them again") from None
 
 
 def _measure(shop: Workshop, policy: Policy, count: int, path: Path, progress: Progress) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from lens_bench.errors import UsageError
 from lens_bench.fields import checked
 from lens_bench.heads import load_yaml
+from lens_bench.parsing import parse_yaml
 from lens_bench.registry import suggest
 from lens_bench.train.config import AnyRecipe, ChainRecipe, TrainRecipe
 
@@ -66,8 +65,8 @@ def override(fields: dict[str, object], key: str, value: object) -> None:
 
 def _value(text: str, setting: str) -> object:
     try:
-        value: object = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         raise UsageError(f"--set {setting}: the value is not readable YAML") from None
     if isinstance(value, str):
         try:

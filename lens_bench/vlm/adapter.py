@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
+from lens_bench.parsing import parse_json
 from lens_bench.records import Cost, ImageTask, LoadReport, ModelOptions, Prediction
 from lens_bench.sam2.prompts import Painter
 from lens_bench.vlm.chat import Talker
@@ -304,7 +304,7 @@ def endpoint_of(options: ModelOptions, forced: int | None = None) -> Endpoint:
 
 def _json_object(text: str) -> Mapping[str, object]:
     try:
-        content = json.loads(text or "{}")
+        content = parse_json(text or "{}")
     except ValueError:
         content = None
     if not isinstance(content, dict):

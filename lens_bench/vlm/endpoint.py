@@ -22,6 +22,7 @@ from typing import Literal
 from PIL import Image
 
 from lens_bench.errors import RunError, UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import UNKNOWN_COST, Cost, Tokens
 from lens_bench.registry import suggest
@@ -331,8 +332,8 @@ def _served(body: bytes) -> list[str]:
 
 def _json(body: bytes) -> object:
     try:
-        content: object = json.loads(body)
-    except (ValueError, RecursionError):
+        content: object = parse_json(body)
+    except ValueError:
         return None
     return content
 

@@ -6,7 +6,6 @@ checkpoint's folder itself, shares what prompts have in common, and batches as i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from lens_bench.errors import CheckpointError
+from lens_bench.parsing import parse_json
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import UNKNOWN_COST, Cost, Size
 from lens_bench.torchvision_guard import guard_torchvision
@@ -164,7 +164,7 @@ def _generation(folder: Path) -> dict[str, object]:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CheckpointError(f"{path} is not readable JSON") from None
     if not isinstance(content, dict):

@@ -271,7 +271,14 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="columns"):
         read_published(path)
     path.write_text(",".join(COLUMNS) + "\nM,refcoco\n", encoding="utf-8")
-    with pytest.raises(DataError, match="line 2: not 15 fields"):
+    with pytest.raises(DataError, match="line 2: 2 fields, not 15"):
+        read_published(path)
+    head = (",".join(COLUMNS) + "\n").encode()
+    path.write_bytes(head + b"M,refcoco," + b"x" * 200_000 + b"\n")
+    with pytest.raises(DataError, match="line 2: field larger than field limit"):
+        read_published(path)
+    path.write_bytes(head + b"M\xe9,refcoco\n")
+    with pytest.raises(DataError, match="line 2: not UTF-8"):
         read_published(path)
 
 

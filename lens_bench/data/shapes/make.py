@@ -26,6 +26,7 @@ from lens_bench.data.shapes.reason import write_reason
 from lens_bench.data.shapes.recipes import RECIPES, SEED, VERSION, Recipe
 from lens_bench.data.shapes.refer_writer import write_grefer, write_refer
 from lens_bench.errors import DataError, UsageError
+from lens_bench.parsing import parse_json
 
 Progress = Callable[[int, int], None]
 
@@ -195,7 +196,7 @@ def _made_path(folder: Path) -> Path:
 
 def _read_made(folder: Path) -> dict[str, object]:
     try:
-        made = json.loads(_made_path(folder).read_text(encoding="utf-8"))
+        made = parse_json(_made_path(folder).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return made if isinstance(made, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lens_bench.errors import DataError
+from lens_bench.parsing import parse_json
 from lens_bench.report.plots.style import drawing, label_ends, look, new_figure, save, short
 from lens_bench.scoring.table import Floats
 
@@ -41,15 +41,15 @@ def read_log(path: Path) -> dict[str, tuple[Floats, Floats]]:
         DataError: It is missing, a line is malformed, or nothing in it can be drawn.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         raise DataError(f"no training log at {path}", "`lens-bench train` writes train_log.jsonl") from None
     found: dict[str, dict[float, float]] = defaultdict(dict)
     for number, line in enumerate(lines, start=1):
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise DataError(f"{path}, line {number}: {error}") from None
         if not isinstance(content, dict) or not isinstance(content.get("step"), int | float):

@@ -105,9 +105,11 @@ def from_counts(size: Size, counts: Sequence[int], what: str = "mask") -> Rle:
     Raises:
         DataError: The runs do not fill the image. ``what`` names the mask in the message.
     """
-    _check_size(size, what)
+    check_size(size, what)
     if any(c < 0 for c in counts):
         raise DataError(f"{what} has a negative run length")
+    if max(counts, default=0) > math.prod(size):
+        raise DataError(f"{what} covers more than the {math.prod(size)} pixels of an image of {size[1]}x{size[0]}")
     if sum(counts) != math.prod(size):
         raise DataError(f"{what} covers {sum(counts)} pixels, an image of {size[1]}x{size[0]} has {math.prod(size)}")
     runs = without_empty_runs(np.asarray(counts, dtype=np.int64))
@@ -141,7 +143,7 @@ def rle_from_json(obj: object, what: str = "mask") -> Rle:
         raise DataError(f"{what} is not an RLE object", 'expected {"size": [height, width], "counts": ...}')
     raw_size, counts = obj["size"], obj["counts"]
     if not (isinstance(raw_size, list | tuple) and len(raw_size) == 2 and all(_is_int(s) for s in raw_size)):
-        raise DataError(f"{what} has the size {raw_size!r}", "expected [height, width]")
+        raise DataError(f"{what} has the size of no image", 'expected {"size": [height, width], ...}')
     size = (int(raw_size[0]), int(raw_size[1]))
     if isinstance(counts, list):
         if not all(_is_int(c) for c in counts):
@@ -158,9 +160,11 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_size(size: Size, what: str) -> None:
-    if min(size) < 1 or math.prod(size) >= MAX_PIXELS:
-        raise DataError(f"{what} has the size {list(size)!r}", "expected [height, width] of a real image")
+def check_size(size: Size, what: str) -> None:
+    """Raise ``DataError`` for a (height, width) that no image has. ``what`` names its owner in the message."""
+    if min(size) < 1 or max(size) >= MAX_PIXELS or math.prod(size) >= MAX_PIXELS:
+        shown = str(list(size)) if max(map(abs, size)) < 2**63 else "of no image"  # Python writes no larger number
+        raise DataError(f"{what} has the size {shown}", "expected [height, width] of a real image")
 
 
 def _checked(data: bytes, size: Size, what: str) -> Rle:
@@ -168,7 +172,7 @@ def _checked(data: bytes, size: Size, what: str) -> Rle:
 
     It trusts that runs fill the image, and stops early at runs of length zero, which other encoders write.
     """
-    _check_size(size, what)
+    check_size(size, what)
     lengths = read_counts(data, what)
     shortest = int(lengths[1:].min(initial=1))  # the first, of background, may be empty
     if shortest < 0 or (len(lengths) and int(lengths[0]) < 0):
@@ -237,22 +241,24 @@ def paint(outlines: Sequence[Outline], size: Size) -> tuple[Rle, Rle]:
     pixels), and shapes are painted from the largest rasterised area to the smallest, so that a small one on top wins:
     an ignore region inside a target carves it, a target inside an ignore region restores it.
     """
-    drawn: list[tuple[int, Outline, NDArray[np.int32]]] = []
-    for outline in outlines:
-        points = np.asarray(outline.points, dtype=np.float64).astype(np.int32).reshape(-1, 1, 2)
-        if not len(points):
-            continue
+    drawn = [outline for outline in outlines if outline.points]
+    areas: list[int] = []
+    for outline in drawn:
         canvas = np.zeros(size, dtype=np.uint8)
-        _draw(canvas, points, 1)
-        drawn.append((int(np.count_nonzero(canvas)), outline, points))
+        _draw(canvas, outline, 1)
+        areas.append(int(np.count_nonzero(canvas)))
     labels = np.zeros(size, dtype=np.uint8)
-    for index in np.argsort(np.array([a for a, _, _ in drawn], dtype=np.int64))[::-1]:
-        _, outline, points = drawn[int(index)]
-        _draw(labels, points, 255 if outline.ignore else 1)
+    for index in np.argsort(np.array(areas, dtype=np.int64))[::-1]:
+        outline = drawn[int(index)]
+        _draw(labels, outline, 255 if outline.ignore else 1)
     return encode(labels == 1), encode(labels == 255)
 
 
-def _draw(canvas: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> None:
+def _draw(canvas: NDArray[np.uint8], outline: Outline, value: int) -> None:
+    if outline.region is not None:
+        canvas[decode(outline.region)] = value
+        return
+    points = np.asarray(outline.points, dtype=np.float64).astype(np.int32).reshape(-1, 1, 2)
     cv2.polylines(canvas, [points], isClosed=True, color=value, thickness=1)
     cv2.fillPoly(canvas, [points], color=value)
 

@@ -44,10 +44,14 @@ class Polygon:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """One labelme shape: flat points and whether the region is to be ignored. Painted large to small (ReasonSeg)."""
+    """One labelme shape: flat points and whether the region is to be ignored. Painted large to small (ReasonSeg).
+
+    ``region`` holds the pixels of a shape that is not the polygon through its points: a circle, a mask.
+    """
 
     points: tuple[float, ...]
     ignore: bool
+    region: Rle | None = None
 
 
 @runtime_checkable

@@ -23,7 +23,18 @@ from typing import Final
 
 from lens_bench.data.images import ImageFile
 from lens_bench.data.instances import Instances, box_of_xywh, load_instances, parts_of
-from lens_bench.data.jsonio import Record, as_int, as_list, as_record, get_int, get_str, load_json, load_jsonl
+from lens_bench.data.jsonio import (
+    Record,
+    as_int,
+    as_list,
+    as_name,
+    as_record,
+    clean_text,
+    get_int,
+    get_str,
+    load_json,
+    load_jsonl,
+)
 from lens_bench.data.paths import image_file
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
@@ -55,7 +66,7 @@ def read(source: Source) -> Iterable[Sample]:
             does not exist.
     """
     rows = list(_rows(source))
-    instances = load_instances(source.files["annotations"], None, {a for row in rows for a in row.ann_ids})
+    instances = load_instances(source.file("annotations"), None, {a for row in rows for a in row.ann_ids})
     truths: dict[tuple[int, tuple[int, ...]], GroundTruth] = {}
     images: dict[int, ImageFile] = {}
     for row in rows:
@@ -106,7 +117,7 @@ def _truth(row: Row, image_id: int, instances: Instances) -> GroundTruth:
 def _rows(source: Source) -> Iterator[Row]:
     found = [source.files[name] for name in _LISTS if name in source.files]
     if len(found) != 1:
-        folder = source.files["annotations"].parent
+        folder = source.file("annotations").parent
         names = ", ".join(p.name for p in found) or "none"
         raise DataError(
             f"{folder} must hold one list of expressions, it has: {names}",
@@ -131,6 +142,9 @@ def _csv_records(path: Path) -> Iterator[tuple[str, Record]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
+            header = list(reader.fieldnames or ())
+            if len(set(header)) != len(header):
+                raise DataError(f"{path} has two columns of one name", f"its header is: {', '.join(header)}")
             for values in reader:
                 where = f"{path} line {reader.line_num}"
                 if None in values or None in values.values():
@@ -159,12 +173,12 @@ def _row(record: Record, index: int, where: str) -> Row:
     image_id = record.get("image_id")
     tags = as_list(record.get("tags", []), f"tags of {where}")
     return Row(
-        name=str(record.get("id", index)),
+        name=as_name(record.get("id", index), f"id of {where}"),
         expression=expression,
-        raw=raw if isinstance(raw, str) else expression,
+        raw=clean_text(raw) if isinstance(raw, str) else expression,
         ann_ids=_ids(record[given[0]], where) if given else (),
         image_id=None if image_id is None else as_int(image_id, f"image_id of {where}"),
-        tags=tuple(str(tag) for tag in tags),
+        tags=tuple(as_name(tag, f"a tag of {where}") for tag in tags),
         where=where,
     )
 

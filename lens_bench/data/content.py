@@ -43,7 +43,8 @@ def _part(part: Part | Outline | None) -> bytes:
     if isinstance(part, Polygon):
         return b"p" + np.asarray(part.points, dtype="<f8").tobytes()
     if isinstance(part, Outline):
-        return (b"I" if part.ignore else b"T") + np.asarray(part.points, dtype="<f8").tobytes()
+        region = b"" if part.region is None else _part(part.region)
+        return (b"I" if part.ignore else b"T") + np.asarray(part.points, dtype="<f8").tobytes() + region
     if isinstance(part, Rle):
         return b"r" + f"{part.size}".encode() + part.counts
     return b"s" + part.fingerprint()

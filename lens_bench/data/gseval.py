@@ -28,7 +28,7 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: The file is missing or a row is malformed.
     """
-    path = source.files["annotations"]
+    path = source.file("annotations")
     images: dict[str, ImageFile] = {}
     for number, row in load_jsonl(path):
         where = f"{path} line {number}"

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, get_int, get_list, get_str, load_json, shown
+from lens_bench.data.jsonio import (
+    REFETCH,
+    RENUMBER,
+    Record,
+    as_list,
+    as_number,
+    as_record,
+    get_int,
+    get_list,
+    get_str,
+    load_json,
+    shown,
+)
 from lens_bench.errors import DataError
-from lens_bench.masks import rle_from_json
+from lens_bench.masks import check_size, rle_from_json
 from lens_bench.records import Box, GroundTruth, Part, Polygon, Rle, Size
 
 # Coordinates may leave the image; pycocotools allocates memory in proportion to them, so nonsense is refused.
 _FARTHEST = 1e6
+_TRIANGLE = 6  # numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +79,21 @@ def _wanted(content: Record, table: str, ids: Collection[int] | None, path: Path
             raise DataError(f"{path} has an entry without an integer id under {table!r}", REFETCH)
         number: int = record["id"]
         if ids is None or number in ids:
+            if number in wanted:
+                raise DataError(f"{path} has two entries with the id {number} under {table!r}", RENUMBER)
             wanted[number] = record
     return wanted
 
 
 def _image(record: Record, where: str) -> ImageInfo:
-    size = (get_int(record, "height", where), get_int(record, "width", where))
-    if min(size) < 1:
-        raise DataError(f"{where} has the size {size[1]}x{size[0]}", REFETCH)
-    return ImageInfo(get_str(record, "file_name", where), size)
+    return ImageInfo(get_str(record, "file_name", where), get_size(record, where))
+
+
+def get_size(record: Record, where: str, height: str = "height", width: str = "width") -> Size:
+    """Two fields as the (height, width) of an image."""
+    size = (get_int(record, height, where), get_int(record, width, where))
+    check_size(size, where)
+    return size
 
 
 # ---------------------------------------------------------------------------------------------- annotations
@@ -94,7 +112,7 @@ def truth_of(record: Record, size: Size, where: str) -> GroundTruth:
     )
 
 
-def parts_of(segmentation: object, size: Size, where: str) -> tuple[Part, ...]:
+def parts_of(segmentation: object, size: Size, where: str, *, drop_short: bool = False) -> tuple[Part, ...]:
     """Read a ``segmentation``: polygons, run lengths (compressed or not), a list of either, or nothing.
 
     Args:
@@ -102,22 +120,42 @@ def parts_of(segmentation: object, size: Size, where: str) -> tuple[Part, ...]:
             (``iscrowd``: uncompressed); an empty list or None.
         size: (height, width) of the image. An RLE must have it; polygons may leave the image.
         where: Names the annotation in a message.
+        drop_short: Leave out polygons of fewer than three points, where a suite's authors do.
 
     Raises:
-        DataError: Anything else.
+        DataError: Anything else, and polygons that are not in pixels of the image: all coordinates between 0 and 1.
     """
     if segmentation is None:
         return ()
     if isinstance(segmentation, dict):
         return (_rle(segmentation, size, where),)
-    return tuple(
-        _rle(item, size, where) if isinstance(item, dict) else polygon_of(item, where)
+    parts = [
+        _rle(item, size, where) if isinstance(item, dict) else Polygon(coordinates_of(item, where))
         for item in as_list(segmentation, f"segmentation of {where}")
-    )
+    ]
+    if drop_short:
+        parts = [p for p in parts if not isinstance(p, Polygon) or len(p.points) >= _TRIANGLE]
+    check_polygons([p for p in parts if isinstance(p, Polygon)], size, where)
+    return tuple(parts)
 
 
-def polygon_of(values: object, where: str) -> Polygon:
-    """A flat list of coordinates as a polygon."""
+def check_polygons(polygons: Sequence[Polygon], size: Size, where: str) -> None:
+    """Raise ``DataError`` where polygons of one annotation cannot be meant as pixels of an image of ``size``."""
+    for polygon in polygons:
+        if len(polygon.points) < _TRIANGLE:
+            raise DataError(
+                f"{where} has a polygon of {len(polygon.points)} numbers, which covers nothing",
+                "a polygon is [x1, y1, x2, y2, x3, y3, ...]: not a box, and not a list of points",
+            )
+    if polygons and size != (1, 1) and all(0 <= min(p.points) and max(p.points) <= 1 for p in polygons):
+        raise DataError(
+            f"{where} has polygons whose coordinates are all between 0 and 1",
+            "coordinates are in pixels: multiply x by the width of the image and y by its height",
+        )
+
+
+def coordinates_of(values: object, where: str) -> tuple[float, ...]:
+    """A flat list of coordinates in pixels, x and y by turns."""
     if not isinstance(values, list | tuple):
         raise DataError(f"{where} has a polygon that is not a list of numbers", REFETCH)
     points: list[float] = []
@@ -127,7 +165,7 @@ def polygon_of(values: object, where: str) -> Polygon:
         points.append(float(value))
     if len(points) % 2:
         raise DataError(f"{where} has a polygon with an odd number of coordinates ({len(points)})", REFETCH)
-    return Polygon(tuple(points))
+    return tuple(points)
 
 
 def _rle(value: Record, size: Size, where: str) -> Rle:
@@ -158,7 +196,5 @@ def _four(value: object, where: str) -> Box | None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise DataError(f"the box of {where} does not have four numbers: {shown(value)}", REFETCH)
-    numbers = [float(v) for v in value if isinstance(v, int | float) and math.isfinite(v)]
-    if len(numbers) != 4:
-        raise DataError(f"the box of {where} does not have four numbers: {shown(value)}", REFETCH)
-    return (numbers[0], numbers[1], numbers[2], numbers[3])
+    x, y, right, low = (as_number(v, f"a number of the box of {where}") for v in value)
+    return (x, y, right, low)

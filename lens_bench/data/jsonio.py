@@ -7,6 +7,7 @@ while they are being made, which more than doubles the time, so it rests while a
 from __future__ import annotations
 
 import gc
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from lens_bench.parsing import parse_json
 
 Record: TypeAlias = dict[str, object]
 
+_MOST = 2**63
+_LARGEST = 1e300
+_DIGITS = re.compile(r"\s*[+-]?[0-9]{1,19}\s*")
+
+RENUMBER = "which of them is meant cannot be told: number the entries of merged files anew"
 REFETCH = "the file is incomplete or not what its name says: get it again"
 
 
@@ -84,20 +90,41 @@ def as_list(value: object, where: str) -> list[object]:
 
 
 def as_int(value: object, where: str) -> int:
-    """The value as an integer; whole floats and digit strings, which some tools write for ids, count."""
-    if isinstance(value, int):
+    """The value as an integer of 64 bits; whole floats and digit strings, which some tools write for ids, count."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MOST:
         return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
-        return int(value)
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value < _MOST:
+        return value
     raise DataError(f"{where} is not an integer: {shown(value)}", REFETCH)
+
+
+def as_number(value: object, where: str) -> float:
+    """The value as a finite number."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST:
+        return float(value)
+    raise DataError(f"{where} is not a number: {shown(value)}", REFETCH)
+
+
+def as_text(value: object, where: str) -> str:
+    """The value as a text that can be written: see ``clean_text``."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} is not a text, but {type(value).__name__}", REFETCH)
+    return clean_text(value)
+
+
+def as_name(value: object, where: str) -> str:
+    """The value as the name of something: a text, or a number as it is written."""
+    if isinstance(value, str):
+        return clean_text(value)
+    return str(as_number(value, where)) if isinstance(value, float) else str(as_int(value, where))
 
 
 def field(record: Record, key: str, where: str) -> object:
     """A field that must be there."""
     if key not in record:
-        raise DataError(f"{where} has no field {key!r}", f"it has: {', '.join(map(str, list(record)[:12]))}")
+        raise DataError(f"{where} has no field {key!r}", f"it has: {', '.join(map(shown, list(record)[:12]))}")
     return record[key]
 
 
@@ -108,10 +135,12 @@ def get_int(record: Record, key: str, where: str) -> int:
 
 def get_str(record: Record, key: str, where: str) -> str:
     """A field that must be a string."""
-    value = field(record, key, where)
-    if not isinstance(value, str):
-        raise DataError(f"{key} of {where} is not a text, but {type(value).__name__}", REFETCH)
-    return value
+    return as_text(field(record, key, where), f"{key} of {where}")
+
+
+def get_name(record: Record, key: str, where: str) -> str:
+    """A field that names something: a text or a number."""
+    return as_name(field(record, key, where), f"{key} of {where}")
 
 
 def get_list(record: Record, key: str, where: str) -> list[object]:
@@ -125,5 +154,25 @@ def get_record(record: Record, key: str, where: str) -> Record:
 
 
 def shown(value: object) -> str:
-    """A value for a message: short, and safe for one nested so deep that ``repr`` would fail."""
-    return reprlib.repr(value)
+    """A value for a message: short, and safe for one so deep or so large that ``repr`` would fail."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a value of type {type(value).__name__} that is too large to show"
+
+
+def clean_text(text: str) -> str:
+    """Read the bytes of a Python-2 string that are not UTF-8 as Latin-1. Other texts come back unchanged.
+
+    What no encoding can have meant (a lone surrogate) becomes a question mark, so that every text can be written.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        try:
+            return text.encode("utf-8", "surrogateescape").decode("latin1")
+        except UnicodeEncodeError:
+            return text.encode("utf-8", "replace").decode("utf-8")
+    return text

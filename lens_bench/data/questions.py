@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lens_bench.data.images import ImageFile
-from lens_bench.data.instances import box_of_xywh, parts_of
-from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, field, get_int, get_list, get_str, load_json
+from lens_bench.data.instances import box_of_xywh, get_size, parts_of
+from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, as_text, get_list, get_str, load_json
 from lens_bench.data.paths import coco_url_name, image_file
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
@@ -26,7 +26,7 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: The file is missing or malformed.
     """
-    path = source.files["annotations"]
+    path = source.file("annotations")
     content = load_json(path)
     if isinstance(content, dict) and "data" in content:
         content = content["data"]
@@ -36,15 +36,14 @@ def read(source: Source) -> Iterable[Sample]:
 
 
 def _samples(source: Source, row: int, record: Record, where: str) -> Iterator[Sample]:
-    size = (get_int(record, "height", where), get_int(record, "width", where))
+    size = get_size(record, where)
     questions = get_list(record, "questions", where)
     answers = get_list(record, "answers", where)
     if len(questions) != len(answers):
         raise DataError(f"{where} has {len(questions)} questions and {len(answers)} answers", REFETCH)
     image = _image(source, record, where)
     for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        if not isinstance(question, str):
-            raise DataError(f"question {index} of {where} is not a text", REFETCH)
+        text = as_text(question, f"question {index} of {where}")
         targets = [as_record(t, f"an answer of {where}") for t in as_list(answer, f"answer {index} of {where}")]
         parts: list[Part] = []
         for target in targets:
@@ -53,8 +52,8 @@ def _samples(source: Source, row: int, record: Record, where: str) -> Iterator[S
             id=f"{source.suite}/{source.split}/{row}/{index}",
             image_id=image.path.name,
             image=image,
-            expression=question,
-            raw=question,
+            expression=text,
+            raw=text,
             truth=GroundTruth(
                 size=size,
                 parts=tuple(parts),
@@ -72,7 +71,4 @@ def _image(source: Source, record: Record, where: str) -> ImageFile:
         name = get_str(record, "file_name", where)
         folder = source.options.get("bare_folder")
         return image_file(source, f"{folder}/{name}" if folder and "/" not in name else name)
-    url = field(record, "coco_url", where)
-    if not isinstance(url, str):
-        raise DataError(f"coco_url of {where} is not a text", REFETCH)
-    return image_file(source, coco_url_name(url))
+    return image_file(source, coco_url_name(get_str(record, "coco_url", where)))

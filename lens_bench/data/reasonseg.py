@@ -1,7 +1,9 @@
 """ReasonSeg: a folder a split, each image beside a labelme file (dvlab-research/LISA, ``utils/data_processing.py``).
 
 Shapes are painted over one another from large to small (``masks.paint``). A shape labelled ``flag`` is skipped, one
-whose label contains ``ignore`` is neither target nor background, every other one is target. Two test files have no
+whose label contains ``ignore`` is neither target nor background, every other one is target. ReasonSeg's own shapes are
+all polygons, of one point or more, and its authors draw outlines too. Rectangles, circles and masks, which labelme
+writes as well, are drawn as labelme draws them (``labelme.py``); other types are refused. Two test files have no
 shapes; they are expressions with an empty ground truth. Files are UTF-8 or cp1252, so they are read as bytes: what a
 bare ``open`` gives depends on the machine.
 """
@@ -9,16 +11,19 @@ bare ``open`` gives depends on the machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lens_bench.data.images import ImageFile, image_size
-from lens_bench.data.instances import polygon_of
-from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, field, get_int, get_list, get_str
+from lens_bench.data.instances import get_size
+from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, as_text, field
+from lens_bench.data.labelme import Shape, outline_of, shapes_of
+from lens_bench.data.paths import listed
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError, UsageError
+from lens_bench.masks import check_size
 from lens_bench.parsing import parse_json
-from lens_bench.records import GroundTruth, Outline, Sample, Size
+from lens_bench.records import GroundTruth, Sample, Size
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -36,8 +41,8 @@ def read(source: Source) -> Iterable[Sample]:
     texts = source.options.get("texts", "first")
     if texts not in ("first", "all"):
         raise UsageError(f"reader option texts={texts!r} of suite {source.suite} is not one of: first, all")
-    folder = source.files["folder"]
-    names = {entry.name for entry in folder.iterdir()}
+    folder = source.file("folder")
+    names = {path.name for path in listed(folder)}
     for name in sorted(n for n in names if n.endswith(".json")):
         stem = name.removesuffix(".json")
         picture = next((stem + suffix for suffix in _SUFFIXES if stem + suffix in names), stem + _SUFFIXES[0])
@@ -51,10 +56,11 @@ def _samples(source: Source, path: Path, image: ImageFile, every: bool) -> Itera
     if not known:
         raise DataError(f"{path} has no text", REFETCH)
     is_sentence = bool(field(record, "is_sentence", str(path)))
-    truth = GroundTruth(size=_size(record, path, image), outlines=outlines_of(record, str(path)))
-    for index, text in enumerate(known if every else known[:1]):
-        if not isinstance(text, str):
-            raise DataError(f"text {index} of {path} is not a text, but {type(text).__name__}", REFETCH)
+    shapes = shapes_of(record, str(path))
+    size = _size(record, path, image, shapes)
+    truth = GroundTruth(size=size, outlines=tuple(outline_of(shape, size) for shape in shapes))
+    for index, entry in enumerate(known if every else known[:1]):
+        text = as_text(entry, f"text {index} of {path}")
         yield Sample(
             id=f"{source.suite}/{source.options['split']}/{path.stem}/{index}",
             image_id=path.stem,
@@ -92,25 +98,7 @@ def load_labelme(path: Path) -> object:
     raise DataError(f"{path} is neither UTF-8 nor cp1252", REFETCH)
 
 
-def outlines_of(record: Record, where: str) -> tuple[Outline, ...]:
-    """The shapes of a labelme record, ``flag`` left out, in the order of the file."""
-    outlines: list[Outline] = []
-    for entry in as_list(record.get("shapes", []), f"shapes of {where}"):
-        shape = as_record(entry, f"a shape of {where}")
-        label = get_str(shape, "label", f"a shape of {where}").lower()
-        if label == "flag":
-            continue
-        flat: list[object] = []
-        for point in get_list(shape, "points", f"a shape of {where}"):
-            pair = as_list(point, f"a point of {where}")
-            if len(pair) != 2:
-                raise DataError(f"{where} has a point of {len(pair)} coordinates", REFETCH)
-            flat += pair
-        outlines.append(Outline(polygon_of(flat, where).points, "ignore" in label))
-    return tuple(outlines)
-
-
-def _size(record: Record, path: Path, image: ImageFile) -> Size:
+def _size(record: Record, path: Path, image: ImageFile, shapes: Sequence[Shape]) -> Size:
     """Of the image as the annotator saw it; where it is absent or broken, as the labelme file says.
 
     An absent image is the run's business, which names every sample that it costs. A broken one costs its own samples
@@ -120,8 +108,10 @@ def _size(record: Record, path: Path, image: ImageFile) -> Size:
         return image_size(image.path, image.exif)
     except DataError:
         if isinstance(record.get("imageHeight"), int) and isinstance(record.get("imageWidth"), int):
-            return (get_int(record, "imageHeight", str(path)), get_int(record, "imageWidth", str(path)))
+            return get_size(record, str(path), "imageHeight", "imageWidth")
         if not image.exists():
             raise
-    points = [p for outline in outlines_of(record, str(path)) for p in outline.points] or [0.0, 0.0]
-    return (max(1, math.ceil(max(points[1::2])) + 1), max(1, math.ceil(max(points[::2])) + 1))
+    points = [p for shape in shapes for p in shape.points] or [0.0, 0.0]
+    size = (max(1, math.ceil(max(points[1::2])) + 1), max(1, math.ceil(max(points[::2])) + 1))
+    check_size(size, f"the area that the shapes of {path} cover")
+    return size

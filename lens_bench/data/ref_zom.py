@@ -21,7 +21,7 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: A file is missing, unsafe or malformed, or the two files do not belong together.
     """
-    path = source.files["refs"]
+    path = source.file("refs")
     refs = select_refs(load_pickle(path), source, path)
     yield from read_refs(source, refs, tag_of=_tag, is_none=_is_zero)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lens_bench.data.images import ImageFile, image_size
-from lens_bench.data.jsonio import Record, as_list, as_record, field, get_list, get_str, load_json
+from lens_bench.data.jsonio import Record, as_list, as_record, clean_text, get_list, get_name, get_str, load_json
 from lens_bench.data.mask_files import MaskFile
-from lens_bench.data.paths import image_file
+from lens_bench.data.paths import image_file, listed
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Sample
@@ -25,7 +25,7 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: No annotation file or several belong to the split, or one is malformed.
     """
-    path = annotation_file(source.files["annotations"], str(source.options["split"]))
+    path = annotation_file(source.file("annotations"), str(source.options["split"]))
     images: dict[str, ImageFile] = {}
     for index, entry in enumerate(as_list(load_json(path), str(path))):
         where = f"entry {index} of {path}"
@@ -38,16 +38,17 @@ def read(source: Source) -> Iterable[Sample]:
 def annotation_file(folder: Path, split: str) -> Path:
     """The JSON file of a split: its name is the split's, or ends in it after a separator; case does not matter."""
     pattern = re.compile(rf"(.*[._-])?{re.escape(split)}\.json", re.IGNORECASE)
-    found = sorted(p for p in folder.iterdir() if pattern.fullmatch(p.name))
+    files = [p for p in listed(folder) if p.suffix == ".json"]
+    found = [p for p in files if pattern.fullmatch(p.name)]
     if len(found) != 1:
-        names = ", ".join(p.name for p in sorted(folder.glob("*.json"))) or "no JSON file"
+        names = ", ".join(p.name for p in files) or "no JSON file"
         raise DataError(f"{folder} has {len(found)} files for split {split!r}", f"it has: {names}")
     return found[0]
 
 
 def _samples(source: Source, record: Record, image: ImageFile, where: str) -> Iterator[Sample]:
-    segment = str(field(record, "segment_id", where))
-    mask = MaskFile(source.files["masks"] / f"{segment}.png")
+    segment = get_name(record, "segment_id", where)
+    mask = MaskFile(source.file("masks") / f"{segment}.png")
     truth = GroundTruth(size=image_size(mask.path, exif=False), parts=(mask,))
     for index, entry in enumerate(get_list(record, "sentences", where)):
         sentence = as_record(entry, f"a sentence of {where}")
@@ -58,7 +59,7 @@ def _samples(source: Source, record: Record, image: ImageFile, where: str) -> It
             image_id=image.path.name,
             image=image,
             expression=text,
-            raw=raw if isinstance(raw, str) else text,
+            raw=clean_text(raw) if isinstance(raw, str) else text,
             truth=truth,
             is_sentence=False,
             ref_id=segment,

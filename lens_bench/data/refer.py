@@ -14,9 +14,9 @@ from pathlib import Path
 
 from lens_bench.data.images import ImageFile
 from lens_bench.data.instances import Instances, load_instances, truth_of
-from lens_bench.data.jsonio import Record, as_record, get_int, get_list, get_str
+from lens_bench.data.jsonio import RENUMBER, Record, as_record, clean_text, get_int, get_list, get_str, shown
 from lens_bench.data.paths import image_file
-from lens_bench.data.safe_pickle import clean_text, load_pickle
+from lens_bench.data.safe_pickle import load_pickle
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Sample
@@ -44,10 +44,10 @@ def read(source: Source) -> Iterable[Sample]:
     Raises:
         DataError: A file is missing, unsafe or malformed, or the two files do not belong together.
     """
-    path = source.files["refs"]
+    path = source.file("refs")
     refs = select_refs(load_pickle(path), source, path)
     ann_ids = {get_int(ref.record, "ann_id", ref.where) for ref in refs}
-    instances = load_instances(source.files["instances"], {ref.image_id for ref in refs}, ann_ids)
+    instances = load_instances(source.file("instances"), {ref.image_id for ref in refs}, ann_ids)
     truths: dict[tuple[int, int], GroundTruth] = {}
     images: dict[int, ImageFile] = {}
     for ref in refs:
@@ -63,7 +63,7 @@ def _truth(ref: Ref, ann_id: int, instances: Instances) -> GroundTruth:
     owner = record.get("image_id", ref.image_id)
     if owner != ref.image_id:
         raise DataError(
-            f"{ref.where} is about image {ref.image_id}, but its annotation {ann_id} is on image {owner}",
+            f"{ref.where} is about image {ref.image_id}, but its annotation {ann_id} is on image {shown(owner)}",
             "the two files must be of one version: get both again",
         )
     return truth_of(record, instances.image(ref.image_id, ref.where).size, f"annotation {ann_id} of {instances.path}")
@@ -83,13 +83,18 @@ def select_refs(content: object, source: Source, path: Path) -> list[Ref]:
         raise DataError(f"{path} does not hold a list of refs, but {type(content).__name__}")
     refs: list[Ref] = []
     found: set[str] = set()
+    ids: set[int] = set()
     for entry in content:
         record = as_record(entry, f"a ref of {path}")
         name = record.get("split")
-        found.add(str(name))
+        if isinstance(name, str):
+            found.add(name)
         if name == split:
             ref_id = get_int(record, "ref_id", f"a ref of {path}")
             where = f"ref {ref_id} of {path}"
+            if ref_id in ids:
+                raise DataError(f"{path} has two refs with the ref_id {ref_id}", RENUMBER)
+            ids.add(ref_id)
             refs.append(Ref(ref_id, get_int(record, "image_id", where), record, where))
     if not refs:
         raise DataError(f"{path} has no ref of split {split!r}", f"it has: {', '.join(sorted(found)) or 'none'}")
@@ -109,11 +114,11 @@ def sentences(
     source: Source, ref: Ref, truth: GroundTruth, image: ImageFile, tags: tuple[str, ...] = ()
 ) -> Iterator[Sample]:
     """One sample for every sentence of a ref; all share its ground truth."""
-    prefix = f"{source.suite}/{source.options['split_by']}/{source.options['split']}/ref{ref.ref_id}"
+    prefix = f"{source.suite}/{source.option('split_by')}/{source.options['split']}/ref{ref.ref_id}"
     for entry in get_list(ref.record, "sentences", ref.where):
         sentence = as_record(entry, f"a sentence of {ref.where}")
         sent_id = get_int(sentence, "sent_id", f"a sentence of {ref.where}")
-        sent = clean_text(get_str(sentence, "sent", f"sentence {sent_id} of {ref.where}"))
+        sent = get_str(sentence, "sent", f"sentence {sent_id} of {ref.where}")
         raw = sentence.get("raw")
         tag = sentence.get(str(source.options.get("tag_field", "")))
         yield Sample(
@@ -125,5 +130,5 @@ def sentences(
             truth=truth,
             ref_id=str(ref.ref_id),
             key=str(sent_id),
-            tags=(*tags, tag) if isinstance(tag, str) else tags,
+            tags=(*tags, clean_text(tag)) if isinstance(tag, str) else tags,
         )

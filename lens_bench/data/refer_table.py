@@ -9,10 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from lens_bench.data.instances import truth_of
-from lens_bench.data.jsonio import Record, as_list, as_record, get_int, get_list, get_record, get_str
+from lens_bench.data.instances import get_size, truth_of
+from lens_bench.data.jsonio import (
+    RENUMBER,
+    Record,
+    as_list,
+    as_record,
+    clean_text,
+    get_int,
+    get_list,
+    get_record,
+    get_str,
+    shown,
+)
 from lens_bench.data.split import Source
 from lens_bench.data.tables import CellImage, Table, open_table
+from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Sample
 
 
@@ -24,15 +36,18 @@ def read(source: Source) -> Iterable[Sample]:
     """
     table = open_table(source)
     table.require(("image", "image_info", "ref_list"))
+    rows: dict[str, int] = {}
     for row in range(len(table)):
-        yield from _image(source, table, row)
+        yield from _image(source, table, row, rows)
 
 
-def _image(source: Source, table: Table, row: int) -> Iterator[Sample]:
+def _image(source: Source, table: Table, row: int, rows: dict[str, int]) -> Iterator[Sample]:
     where = f"row {row} of {table.name}"
     info = as_record(table.value(row, "image_info"), f"image_info of {where}")
-    size = (get_int(info, "height", where), get_int(info, "width", where))
+    size = get_size(info, f"image_info of {where}")
     name = get_str(info, "file_name", where)
+    if rows.setdefault(name, row) != row:
+        raise DataError(f"rows {rows[name]} and {row} of {table.name} both are about image {shown(name)}", RENUMBER)
     image = CellImage(table, row, "image", source.exif)
     truths: dict[int, GroundTruth] = {}
     for entry in as_list(table.value(row, "ref_list"), f"ref_list of {where}"):
@@ -41,6 +56,8 @@ def _image(source: Source, table: Table, row: int) -> Iterator[Sample]:
         ann_id = get_int(annotation, "id", f"an annotation of {where}")
         if ann_id not in truths:
             truths[ann_id] = truth_of(annotation, size, f"annotation {ann_id} in {where}")
+        elif truths[ann_id] != truth_of(annotation, size, where):
+            raise DataError(f"{where} has two different annotations with the id {ann_id}", RENUMBER)
         yield from _sentences(source, get_record(record, "ref_info", where), truths[ann_id], image, name)
 
 
@@ -57,7 +74,7 @@ def _sentences(source: Source, ref: Record, truth: GroundTruth, image: CellImage
             image_id=name,
             image=image,
             expression=sent,
-            raw=raw if isinstance(raw, str) else sent,
+            raw=clean_text(raw) if isinstance(raw, str) else sent,
             truth=truth,
             ref_id=str(ref_id),
             key=str(sent_id),

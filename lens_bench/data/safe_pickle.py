@@ -112,20 +112,3 @@ def _brief(text: str) -> str:
     """What a pickle asks for, for a message of one line: its author chose the words."""
     line = " ".join(text.split())
     return line if len(line) <= 100 else f"{line[:97]}..."
-
-
-def clean_text(text: str) -> str:
-    """Read the bytes of a Python-2 string that are not UTF-8 as Latin-1. Other texts come back unchanged.
-
-    What no encoding can have meant (a lone surrogate) becomes a question mark, so that every text can be written.
-    """
-    if text.isascii():
-        return text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        try:
-            return text.encode("utf-8", "surrogateescape").decode("latin1")
-        except UnicodeEncodeError:
-            return text.encode("utf-8", "replace").decode("utf-8")
-    return text

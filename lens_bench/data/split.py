@@ -16,8 +16,10 @@ from typing import cast
 
 from lens_bench.cards import Expected, SplitCard, SuiteCard
 from lens_bench.data.content import content_hash
+from lens_bench.data.images import ImageFile
+from lens_bench.data.jsonio import RENUMBER
 from lens_bench.errors import DataError, UsageError
-from lens_bench.records import ArgValue, Sample
+from lens_bench.records import ArgValue, ImageSource, Sample
 from lens_bench.registry import suggest
 
 
@@ -45,6 +47,20 @@ class Source:
     exif: bool
     columns: Mapping[str, str]
     data_root: Path
+
+    def file(self, name: str) -> Path:
+        """The file of a name. Raises ``UsageError`` where the suite's card does not list it."""
+        if name not in self.files:
+            raise UsageError(
+                f"suite {self.suite} names no file {name!r}", "its reader needs it under `files: required`"
+            )
+        return self.files[name]
+
+    def option(self, name: str) -> ArgValue:
+        """The reader option of a name. Raises ``UsageError`` where the suite's card does not have it."""
+        if name not in self.options:
+            raise UsageError(f"suite {self.suite} has no reader option {name!r}", "add it under `options` of its card")
+        return self.options[name]
 
 
 Reader = Callable[[Source], Iterable[Sample]]
@@ -199,16 +215,22 @@ def _reader(suite: SuiteCard) -> Reader:
         module, function = f"lens_bench.data.{suite.reader.replace('-', '_')}", "read"
     try:
         return cast("Reader", getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"suite {suite.name}: its reader {suite.reader!r} cannot be imported: {error}") from error
 
 
 def _check_ids(suite: SuiteCard, split: str, samples: tuple[Sample, ...]) -> None:
     seen: set[str] = set()
+    images: dict[str, ImageSource] = {}
     for sample in samples:
         if sample.id in seen:
-            raise DataError(f"{suite.name} {split}: two expressions have the id {sample.id}")
+            raise DataError(f"{suite.name} {split}: two expressions have the id {sample.id}", RENUMBER)
         seen.add(sample.id)
+        first, own = images.setdefault(sample.image_id, sample.image), sample.image
+        if first is not own and isinstance(first, ImageFile) and isinstance(own, ImageFile) and first.path != own.path:
+            raise DataError(
+                f"{suite.name} {split}: two images have the id {sample.image_id}: {first.name} and {own.name}", RENUMBER
+            )
     if not samples:
         raise DataError(f"{suite.name} {split} has no expression", "is this the right split and version of the files?")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_the_readmes_card_of_a_table_works_as_it_stands(tiny: Any) -> None:
 # ---------------------------------------------------------------------------------------------- REFER as a table
 
 
-def _refer_table(tiny: Any) -> Path:
+def _refer_table(tiny: Any, other: list[list[float]] | None = None, images: int = 1) -> Path:
     def ref(ref_id: int, ann_id: int, segmentation: list[list[float]]) -> dict[str, Any]:
         record = tiny.ref(ref_id, 581857, ann_id, ["left dog", "the dog"])
         del record["file_name"]
@@ -291,9 +292,10 @@ def _refer_table(tiny: Any) -> Path:
         }
 
     info = {"file_name": "COCO_train2014_000000581857.jpg", "height": 20, "width": 30}
+    pieces = [POLYGON, [20.0, 1.0, 28.0, 1.0, 28.0, 5.0]]
     rows = {
-        "image": [{"bytes": _png(_pixels(0)), "path": None}], "image_info": [info],
-        "ref_list": [[ref(1, 70, [POLYGON, [20.0, 1.0, 28.0, 1.0, 28.0, 5.0]]), ref(2, 70, [POLYGON]), ref(3, 71, [])]],
+        "image": [{"bytes": _png(_pixels(0)), "path": None}] * images, "image_info": [info] * images,
+        "ref_list": [[ref(1, 70, pieces), ref(2, 70, other or pieces), ref(3, 71, [])]] * images,
     }  # fmt: skip
     folder = tiny.root / "refcoco-benchmark" / "data"
     folder.mkdir(parents=True)
@@ -301,6 +303,16 @@ def _refer_table(tiny: Any) -> Path:
     table.to_parquet(folder / "refcoco_unc_val-00000-of-00001-2c68.parquet")
     table.to_parquet(folder / "refcoco_unc_valid_other-00000.parquet")
     return folder
+
+
+def test_refer_tables_with_one_id_for_two_things_are_refused(tiny: Any) -> None:
+    folder = _refer_table(tiny, other=[POLYGON])
+    with pytest.raises(DataError, match=r"row 0 of .* has two different annotations with the id 70"):
+        open_split(find_suite("refcoco-benchmark"), "refcoco-val", tiny.root, allow_partial=True)
+    shutil.rmtree(folder)
+    _refer_table(tiny, images=2)
+    with pytest.raises(DataError, match=r"rows 0 and 1 of .* both are about image"):
+        open_split(find_suite("refcoco-benchmark"), "refcoco-val", tiny.root, allow_partial=True)
 
 
 def test_refer_sets_are_read_from_their_table_with_whole_polygons(tiny: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lens_bench.data import reasonseg
+from lens_bench.data.content import truth_digest
 from lens_bench.data.split import open_split
 from lens_bench.errors import DataError, UsageError
 from lens_bench.masks import area, decode, merge_truth
@@ -90,6 +93,99 @@ def test_a_small_shape_is_painted_over_a_large_one_whatever_their_order(tiny: An
         assert (area(target), area(ignore)) == (26 * 26 - 36, 36)
     restored, _, _ = merge_truth(_one(tiny, [small, large, _shape("target", 12, 12, 13, 13)]).truth)
     assert area(restored) == 26 * 26 - 36 + 4
+
+
+# ---------------------------------------------------------------------------------------------- types of shapes
+
+
+def _png(mask: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "png")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _drawn(kind: str, *corners: float) -> np.ndarray:
+    image = Image.new("1", (60, 40))
+    getattr(ImageDraw.Draw(image), kind)(corners, outline=1, fill=1)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("points", [[[5.7, 6.2], [20.4, 18.9]], [[20.4, 18.9], [5.7, 6.2]], [[5.7, 18.9], [20.4, 6.2]]])
+def test_a_rectangle_is_drawn_as_labelme_draws_it(tiny: Any, points: list[Any]) -> None:
+    sample = _one(tiny, [{"label": "target", "points": points, "shape_type": "rectangle"}])
+    expected = _drawn("rectangle", 5.7, 6.2, 20.4, 18.9)
+    np.testing.assert_array_equal(decode(merge_truth(sample.truth)[0]), expected)
+    assert expected.sum() == 16 * 13
+
+
+def test_a_circle_is_drawn_as_labelme_draws_it(tiny: Any) -> None:
+    sample = _one(tiny, [{"label": "target", "points": [[30, 20], [33, 24]], "shape_type": "circle"}])
+    np.testing.assert_array_equal(decode(merge_truth(sample.truth)[0]), _drawn("ellipse", 25, 15, 35, 25))
+
+
+def test_a_mask_is_put_between_its_corners(tiny: Any) -> None:
+    pixels = np.random.default_rng(0).random((6, 9)) > 0.5
+    shape = {"label": "target", "points": [[4.0, 3.0], [12.0, 8.0]], "shape_type": "mask", "mask": _png(pixels)}
+    sample = _one(tiny, [shape])
+    expected = np.zeros((40, 60), dtype=bool)
+    expected[3:9, 4:13] = pixels
+    np.testing.assert_array_equal(decode(merge_truth(sample.truth)[0]), expected)
+    other = _one(tiny, [{**shape, "mask": _png(~pixels)}])
+    assert truth_digest(sample.truth) != truth_digest(other.truth)
+
+
+def test_an_ignored_circle_carves_a_rectangle(tiny: Any) -> None:
+    rectangle = {"label": "target", "points": [[10, 10], [50, 30]], "shape_type": "rectangle"}
+    circle = {"label": "ignore", "points": [[30, 20], [33, 24]], "shape_type": "circle"}
+    target, _, ignore = merge_truth(_one(tiny, [circle, rectangle]).truth)
+    assert area(ignore) == _drawn("ellipse", 25, 15, 35, 25).sum()
+    assert area(target) == 41 * 21 - area(ignore)
+
+
+@pytest.mark.parametrize("kind", [{}, {"shape_type": None}, {"shape_type": "polygon"}])
+def test_a_shape_without_a_type_is_a_polygon(tiny: Any, kind: dict[str, Any]) -> None:
+    shape = {"label": "target", "points": [[5, 5], [20, 5], [20, 20], [5, 20]], **kind}
+    assert area(merge_truth(_one(tiny, [shape]).truth)[0]) == 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape_type": "line"}, "shape 0 of .*a.json has the type 'line'"),
+        ({"shape_type": "points"}, "has the type 'points'"),
+        ({"shape_type": "linestrip"}, "has the type 'linestrip'"),
+        ({"shape_type": 5}, "has the type 5"),
+        ({"shape_type": "rectangle", "points": [[1, 1]]}, "is a rectangle of 1 points"),
+        ({"shape_type": "circle", "points": [[1, 1], [2, 2], [3, 3]]}, "is a circle of 3 points"),
+        ({"shape_type": "mask"}, "no field 'mask'"),
+        ({"shape_type": "mask", "mask": "*"}, "is not base64"),
+        ({"shape_type": "mask", "mask": "AAAA"}, "cannot be decoded"),
+        ({"shape_type": "mask", "mask": _png(np.ones((3, 3)))}, "is 3x3, its corners span 2x2"),
+        ({"shape_type": "mask", "points": [[-1, 1], [1, 3]], "mask": _png(np.ones((3, 3)))}, "leaves its image"),
+        ({"shape_type": "mask", "points": [[58, 1], [60, 3]], "mask": _png(np.ones((3, 3)))}, "leaves its image"),
+    ],
+)
+def test_a_shape_that_cannot_be_drawn_is_named(tiny: Any, change: dict[str, Any], message: str) -> None:
+    shape = {"label": "target", "points": [[1, 1], [2, 2]], **change}
+    with pytest.raises(DataError, match=message):
+        _one(tiny, [shape])
+    _one(tiny, [{**shape, "label": "flag"}])
+
+
+def test_what_macos_leaves_beside_a_file_is_passed_by(tiny: Any) -> None:
+    _one(tiny, [_shape("target", 5, 5, 20, 20)])
+    (tiny.root / FOLDER / "._a.json").write_bytes(b"\x00\x05\x16\x07")
+    assert len(_read(tiny)) == 1
+
+
+def test_shapes_far_outside_are_not_taken_for_the_size_of_a_broken_image(tiny: Any) -> None:
+    _write(tiny, "a", [_shape("target", 5, 5, 9e5, 9e5)])
+    (tiny.root / FOLDER / "a.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match="has the size"):
+        _read(tiny)
+
+
+# ---------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize("shapes", [[], None])

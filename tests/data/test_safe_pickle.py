@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_bench.data import safe_pickle
+from lens_bench.data.jsonio import clean_text
 from lens_bench.data.pickle_machine import Machine
-from lens_bench.data.safe_pickle import clean_text, load_pickle
+from lens_bench.data.safe_pickle import load_pickle
 from lens_bench.errors import DataError
 
 PLAIN = {"a": [1, 2.5, None, True], "b": ("x", b"\xff\x00"), "c": {1, 2}, "d": frozenset({"é"}), "e": -(2**80), "": b""}

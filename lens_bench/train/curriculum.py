@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def _measure(shop: Workshop, policy: Policy, count: int, path: Path, progress: P
     measured: dict[int, float] = {}
     for begin in range(0, len(draws), recipe.batch.units):
         part = draws[begin : begin + recipe.batch.units]
-        measured |= {d.unit: value for d, value in zip(part, policy.measure(part), strict=True)}
+        found = zip(part, policy.measure(part), strict=True)
+        measured |= {draw.unit: value for draw, value in found if not math.isnan(value)}
         for _ in part:
             progress.step({})
     progress.stop()

@@ -23,20 +23,31 @@ EPSILON = 1e-4
 
 
 def advantages(rewards: Tensor, scale: Scale = "group") -> Tensor:
-    """Rewards relative to their group's mean.
+    """Rewards relative to the mean of those in their group that are known.
 
     Args:
-        rewards: [P, G].
-        scale: ``group`` divides by the group's deviation (n - 1) plus ``EPSILON``; ``none`` does not (Dr. GRPO).
+        rewards: [P, G]; NaN where nothing scored a completion.
+        scale: ``group`` divides by the known rewards' deviation (n - 1) plus ``EPSILON``; ``none`` does not (Dr. GRPO).
 
     Returns:
-        [P, G]; exactly 0 in a group of equal rewards, and in a group of one.
+        [P, G]; exactly 0 for a completion that nothing scored, in a group of equal rewards, and in a group with fewer
+        than two known ones.
     """
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    flat = rewards.amax(dim=1, keepdim=True) == rewards.amin(dim=1, keepdim=True)
-    if scale == "group" and rewards.shape[1] > 1:
-        centred = centred / (rewards.std(dim=1, keepdim=True) + EPSILON)
-    return torch.where(flat, torch.zeros_like(centred), centred)
+    known = ~rewards.isnan()
+    count = known.sum(dim=1, keepdim=True)
+    values = torch.where(known, rewards, 0.0)
+    centred = torch.where(known, values - values.sum(dim=1, keepdim=True) / count.clamp(min=1), 0.0)
+    if scale == "group":
+        deviation = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        centred = centred / (deviation + EPSILON)
+    return torch.where(flat_groups(rewards).unsqueeze(1), torch.zeros_like(centred), centred)
+
+
+def flat_groups(rewards: Tensor) -> Tensor:
+    """Bool [P]: groups of [P, G] rewards without two different known ones, which teach nothing."""
+    known = ~rewards.isnan()
+    highest = torch.where(known, rewards, -torch.inf).amax(dim=1)
+    return highest <= torch.where(known, rewards, torch.inf).amin(dim=1)
 
 
 def k3(logps: Tensor, reference: Tensor) -> Tensor:

@@ -22,15 +22,16 @@ class Meter:
         self._counts[name] = self._counts.get(name, 0.0) + float(count)
 
     def means(self, accelerator: Accelerator) -> Mapping[str, float]:
-        """The mean of every name over all ranks, which must have the same names; starts anew. 0 where nothing came."""
+        """The mean of every name over all ranks, which must have the same names; starts anew.
+
+        A name of which nothing came on any rank has no mean and is left out.
+        """
         names = sorted(self._sums)
         table = torch.tensor([[self._sums[n], self._counts[n]] for n in names], dtype=torch.float64)
         if accelerator.num_processes > 1:
             table = accelerator.reduce(table.to(accelerator.device), reduction="sum").cpu()
         self._sums, self._counts = {}, {}
-        return {
-            n: float(total / count) if count else 0.0 for n, (total, count) in zip(names, table.tolist(), strict=True)
-        }
+        return {n: float(total / count) for n, (total, count) in zip(names, table.tolist(), strict=True) if count}
 
 
 def summed(accelerator: Accelerator, value: int) -> int:

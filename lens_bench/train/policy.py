@@ -206,7 +206,10 @@ class Policy:
         return found
 
     def measure(self, draws: Sequence[Draw]) -> list[float]:
-        """Mean reward of each draw's rollouts as a share of the largest possible, without learning from them."""
+        """Mean reward of each draw's rollouts as a share of the largest possible, without learning from them.
+
+        NaN where nothing scored any of them.
+        """
         shares: list[float] = []
         with self._shop.whole():
             batches = self._batches(draws)
@@ -215,7 +218,7 @@ class Policy:
                 out = self._shop.trainee(batch.sights, batch.pack, texts=False) if self._masks else None
                 judged = self._judge(batch, self._compare(batch, out.masks if out is not None else None))
                 totals = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
-                shares += (totals.mean(dim=1) / max(self._rewards.largest, 1e-9)).clamp(0, 1).tolist()
+                shares += (totals.nanmean(dim=1) / max(self._rewards.largest, 1e-9)).clamp(0, 1).tolist()
         return shares
 
     # ------------------------------------------------------------------------------------------ numbers
@@ -223,11 +226,15 @@ class Policy:
     def _note_rewards(self, values: Mapping[str, Sequence[float]], table: Tensor) -> None:
         meter = self._shop.meter
         for name, column in values.items():
-            known = [v for v in column if v == v]
+            known = [v for v in column if not math.isnan(v)]
             meter.add(f"reward/{name}", sum(known), len(known))
-        meter.add("reward/total", table.sum(), table.numel())
-        meter.add("reward/std_in_group", table.std(dim=1).sum(), len(table))
-        meter.add("rate/flat_groups", (table.amax(dim=1) == table.amin(dim=1)).sum(), len(table))
+        scored = ~table.isnan()
+        meter.add("reward/total", table.nansum(), int(scored.sum()))
+        spread = [row[known].std() for row, known in zip(table, scored, strict=True) if known.sum() > 1]
+        meter.add("reward/std_in_group", sum(spread), len(spread))
+        meter.add("rate/flat_groups", grpo.flat_groups(table).sum(), len(table))
+        if self._rewards.may_abstain:
+            meter.add("rate/unscored", table.numel() - int(scored.sum()), table.numel())
 
     def _note(self, batch: Batch, scored: Scored, judged: Sequence[Judged], reference: Tensor | None) -> None:
         meter, real = self._shop.meter, batch.pack.real

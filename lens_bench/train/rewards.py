@@ -3,8 +3,9 @@
 Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
 function with TRL's signature, named by its dotted path. Called with ``prompts``, ``completions``, ``completion_ids``
 and ``COLUMNS``, all by name and all lists of the same length, it gives one number or None per completion; what it does
-not look at it may leave to ``**kwargs``. One that never looks at ``mask_iou`` may say so with the attribute
-``reads_masks = False``, so that training without a mask loss decodes no masks.
+not look at it may leave to ``**kwargs``. None means that it has no opinion, and is not 0: see ``Rewards.total``. One
+that never looks at ``mask_iou`` may say so with the attribute ``reads_masks = False``, so that training without a mask
+loss decodes no masks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -120,6 +121,12 @@ def _shaped(iou: float, power: float, threshold: float | None) -> float:
 class Rewards:
     """The rewards of a recipe, by name; a second one of a name is ``NAME#2``.
 
+    Attributes:
+        names: In the log.
+        largest: Largest possible weighted sum.
+        may_abstain: Whether a completion may go without a score; only rewards of the user's own say None.
+        reads_masks: Whether any of them looks at masks.
+
     Raises:
         UsageError: A dotted path names no function, or one that does not take what rewards are told.
     """
@@ -131,6 +138,7 @@ class Rewards:
         self.names = tuple(f"{label}#{n}" if n > 1 else label for label, n in zip(labels, times, strict=True))
         self._configs = dict(zip(self.names, counted, strict=True))
         self._user = {c.name: _resolve(c.name) for c in counted if "." in c.name}
+        self.may_abstain = bool(self._user)
         self.largest = sum(c.weight for c in counted if c.weight > 0)
         self.reads_masks = "mask" in (c.name for c in counted) or any(
             getattr(function, "reads_masks", True) for function in self._user.values()
@@ -140,15 +148,17 @@ class Rewards:
         """Every reward of every completion, unweighted; NaN where a reward of the user's own says None.
 
         Raises:
-            RunError: A reward of the user's own gave the wrong number of values, or infinity.
+            RunError: A reward of the user's own failed, or gave something else than a finite number or None for each
+                completion.
         """
         return {name: self._one(config, judged) for name, config in self._configs.items()}
 
     def total(self, values: Mapping[str, Sequence[float]]) -> list[float]:
-        """The weighted sum per completion; NaN counts nothing, as in TRL."""
+        """The weighted sum per completion over the rewards that scored it; NaN where none did."""
         weights = [self._configs[name].weight for name in values]
         rows = zip(*values.values(), strict=True)
-        return [sum(w * v for w, v in zip(weights, row, strict=True) if not math.isnan(v)) for row in rows]
+        scored = ([w * v for w, v in zip(weights, row, strict=True) if not math.isnan(v)] for row in rows)
+        return [sum(parts) if parts else math.nan for parts in scored]
 
     def _one(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:
         if config.name in self._user:
@@ -161,18 +171,66 @@ class Rewards:
 
     def _ask(self, name: str, judged: Sequence[Judged]) -> list[float]:
         columns = {key: [j.columns.get(key) for j in judged] for key in COLUMNS}
-        found = self._user[name](
-            prompts=[j.prompt for j in judged],
-            completions=[j.text for j in judged],
-            completion_ids=[list(j.ids) for j in judged],
-            **columns,
-        )
-        if len(found) != len(judged):
-            raise RunError(f"reward {name} gave {len(found)} values for {len(judged)} completions")
-        values = [math.nan if v is None else float(v) for v in found]
-        if any(math.isinf(v) for v in values):
-            raise RunError(f"reward {name} gave an infinite value")
-        return values
+        try:
+            found: object = self._user[name](
+                prompts=[j.prompt for j in judged],
+                completions=[j.text for j in judged],
+                completion_ids=[list(j.ids) for j in judged],
+                **columns,
+            )
+        except (Exception, SystemExit) as error:  # the user's own code: it may raise anything
+            what = " ".join(str(error).split())
+            raise RunError(
+                f"reward {name} raised {type(error).__name__}{f': {what}' if what else ''}", "--debug shows where"
+            ) from error
+        return _checked(name, found, len(judged))
+
+
+def _checked(name: str, found: object, count: int) -> list[float]:
+    """What a reward of the user's own returned, as numbers; NaN for None.
+
+    Raises:
+        RunError: It is not a sequence of ``count`` finite numbers or None.
+    """
+    hint = f"it must return a list of {count} numbers or None, one for each completion"
+    if inspect.iscoroutine(found):
+        found.close()  # never awaited, which Python would warn of
+    values = list(found) if isinstance(found, Iterable) and _is_listed(found) else None
+    if values is None:
+        raise RunError(f"reward {name} returned {_called(found)}", hint)
+    if len(values) != count:
+        raise RunError(f"reward {name} returned {len(values)} values for {count} completions", hint)
+    numbers: list[float] = []
+    for place, value in enumerate(values):
+        try:
+            number = math.nan if value is None else float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise RunError(f"reward {name} returned {_called(value)} for completion {place}", hint) from None
+        if value is not None and not math.isfinite(number):
+            raise RunError(
+                f"reward {name} returned {number} for completion {place}", "None leaves a completion out of a reward"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _is_listed(found: object) -> bool:
+    """Whether something is a list, a tuple, an array or a tensor: sized and in order, and no text or table."""
+    if isinstance(found, str | bytes | Mapping | set | frozenset):
+        return False
+    # An array or a tensor without dimensions has a length only by its type.
+    return isinstance(found, Sized) and getattr(found, "ndim", 1) >= 1
+
+
+def _called(found: object) -> str:
+    """A value as a message names it."""
+    if found is None:
+        return "None"
+    if inspect.iscoroutine(found):
+        return "a coroutine (async functions are not awaited)"
+    if inspect.isgenerator(found):
+        return "a generator"
+    return f"{' '.join(repr(found).split())[:60]} ({type(found).__name__})"
 
 
 def _resolve(path: str) -> UserReward:

@@ -55,10 +55,10 @@ class Watch:
             )
 
     def _take(self, values: Mapping[str, float]) -> float | None:
-        """Mean reward of the window where it is full."""
+        """Mean reward of the window where it is full; a step in which nothing was scored has no reward."""
+        self._flat = self._flat + 1 if values.get(FLAT, 0.0) >= 1.0 else 0
         if REWARD not in values:
             return None
-        self._flat = self._flat + 1 if values.get(FLAT, 0.0) >= 1.0 else 0
         self._window.append(values[REWARD])
         if len(self._window) < self._stop.window:
             return None

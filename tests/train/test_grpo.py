@@ -50,6 +50,18 @@ def test_advantages_of_two() -> None:
     torch.testing.assert_close(grpo.advantages(torch.tensor([[1.0, 0.0]]), "none"), torch.tensor([[0.5, -0.5]]))
 
 
+def test_what_nothing_scored_is_no_zero() -> None:
+    nan = math.nan
+    table = torch.tensor([[nan, 0.8, 0.6, 1.0], [nan, nan, nan, 0.3], [nan] * 4, [0.5, nan, 0.5, 0.5]])
+    found = grpo.advantages(table)
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 0.0, -1.0, 1.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found[0, 1:], grpo.advantages(table[:1, 1:])[0])
+    assert torch.equal(found[1:], torch.zeros(3, 4))
+    centred = grpo.advantages(table[:1], "none")
+    torch.testing.assert_close(centred, torch.tensor([[0.0, 0.0, -0.2, 0.2]]))
+    assert grpo.flat_groups(table).tolist() == [False, True, True, True]
+
+
 @given(hnp.arrays(np.float64, 7, elements=st.floats(-20, 20)), hnp.arrays(np.float64, 7, elements=st.floats(-20, 20)))
 def test_k3_is_never_negative_and_its_gradient_is_known(policy: np.ndarray, reference: np.ndarray) -> None:
     logps, ref = torch.from_numpy(policy).requires_grad_(), torch.from_numpy(reference)

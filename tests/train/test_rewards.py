@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,10 +113,6 @@ def shorter(
     return [None if not text else 1 / len(text) for text in completions]
 
 
-def wrong_number(completions: list[str], **more: object) -> Sequence[float]:
-    return [0.0]
-
-
 def infinite(completions: list[str], **more: object) -> Sequence[float]:
     return [math.inf for _ in completions]
 
@@ -171,14 +169,72 @@ def test_one_that_could_not_be_called_is_refused_at_once(monkeypatch: pytest.Mon
 
 
 def test_ones_own_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Judged("p", "t", (1,), None, None, 0.0, {})
-    for function, what in ((wrong_number, "1 values for 2"), (infinite, "infinite")):
-        named(monkeypatch, function)
-        with pytest.raises(RunError, match=what):
-            Rewards([RewardConfig(name=f"my_rewards.{function.__name__}")])([one, one])
     for path in ("no_such_module.f", "math.no_such_function", "math.pi"):
         with pytest.raises(UsageError, match=path):
             Rewards([RewardConfig(name=path)])
+    named(monkeypatch, infinite)
+    with pytest.raises(RunError, match=r"reward my_rewards\.infinite returned inf for completion 0"):
+        Rewards([RewardConfig(name="my_rewards.infinite")])([judged("a")])
+
+
+def broken() -> Sequence[float]:
+    raise KeyError("answer\nof two lines")
+
+
+async def later() -> list[float]:
+    return [0.0, 0.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("give", "what"),
+    [
+        (lambda: None, "returned None"),
+        (lambda: 0.5, r"returned 0\.5 \(float\)"),
+        (lambda: np.float32(0.5), "returned"),
+        (lambda: torch.tensor(0.5), "returned tensor"),
+        (lambda: (x for x in (0.0, 1.0)), "returned a generator"),
+        (later, "returned a coroutine"),
+        (lambda: "ab", r"returned 'ab' \(str\)"),
+        (lambda: {0: 1.0, 1: 1.0}, "returned .*dict"),
+        (lambda: [0.0], "returned 1 values for 2 completions"),
+        (lambda: [0.0, math.nan], "returned nan for completion 1"),
+        (lambda: torch.tensor([math.nan, 0.0]), "returned nan for completion 0"),
+        (lambda: [0.0, -math.inf], "returned -inf for completion 1"),
+        (lambda: [0.0, "high"], r"returned 'high' \(str\) for completion 1"),
+        (lambda: [[0.0], [1.0]], r"returned \[0\.0\] \(list\) for completion 0"),
+        (lambda: torch.zeros(2, 2), "returned tensor.* for completion 0"),
+        (lambda: [10**400, 0], "returned 1000.* for completion 0"),
+        (broken, "raised KeyError: 'answer.*of two lines'"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_one_line_that_names_the_reward(
+    give: Callable[[], object], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def own(**_: object) -> object:
+        return give()
+
+    named(monkeypatch, own)
+    with pytest.raises(RunError, match=rf"^reward my_rewards\.own {what}") as caught:
+        Rewards([RewardConfig(name="my_rewards.own")])([judged("a"), judged("b")])
+    assert "\n" not in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("give", [lambda: (1, True), lambda: np.ones(2), lambda: torch.ones(2)])
+def test_tuples_arrays_and_tensors_are_lists(give: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(**_: object) -> object:
+        return give()
+
+    named(monkeypatch, own)
+    values = Rewards([RewardConfig(name="my_rewards.own")])([judged("a"), judged("b")])
+    assert values == {"my_rewards.own": [1.0, 1.0]}
+
+
+def test_what_no_reward_scored_has_no_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, shorter)
+    rewards = Rewards([RewardConfig(name="my_rewards.shorter", weight=2)])
+    assert rewards.may_abstain and not Rewards([RewardConfig(name="box")]).may_abstain
+    assert rewards.total(rewards([judged(""), judged("ab")])) == pytest.approx([math.nan, 1.0], nan_ok=True)
 
 
 def test_only_a_reward_that_says_so_does_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:

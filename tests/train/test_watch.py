@@ -51,6 +51,15 @@ def test_groups_without_any_difference() -> None:
         look(Watch(STOP), steps([1.0] * 4, 1.0))
 
 
+def test_steps_in_which_nothing_was_scored_are_flat_and_have_no_reward() -> None:
+    watch = Watch(STOP)
+    look(watch, steps([1.0, 1.0]))
+    for step in range(3):
+        watch.look(step, {"loss": 1.0, "rate/flat_groups": 1.0}, "")
+    with pytest.raises(RunError, match="nothing to learn from"):
+        watch.look(4, {"loss": 1.0, "rate/flat_groups": 1.0}, "")
+
+
 def test_a_replayed_log_knows_what_the_run_knew() -> None:
     watch = Watch(STOP)
     watch.replay(steps([1.0, 1.0, 1.0, 0.1]))

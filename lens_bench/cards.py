@@ -75,6 +75,10 @@ class ModelCard(_Card):
     prompt: dict[str, ArgValue] = {}
     sees_ground_truth: bool = Field(default=False, description="An oracle: marked everywhere and never ranked.")
     reads_images: bool = True
+    timed: bool = Field(
+        default=True,
+        description="False for a model that only looks its answers up: its calls are no measure of any model's speed.",
+    )
     batch_size: int = Field(default=8, ge=1, description="Images per call where the user says `auto`.")
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
     dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")

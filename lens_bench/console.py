@@ -70,7 +70,8 @@ def summary_table(summaries: Iterable[Mapping[str, object]]) -> Table:
     """Summaries as rows, each followed by its tags. Figures are percentages; columns that say nothing are left out."""
     rows: list[tuple[str, dict[str, str], str]] = []
     for summary in summaries:
-        title = f"{summary['suite']} {summary['split']}" + ("" if summary["complete"] else " (incomplete)")
+        remark = summary.get("coverage") or ("" if summary["complete"] else "incomplete")
+        title = f"{summary['suite']} {summary['split']}" + (f" ({remark})" if remark else "")
         speed = cast("Mapping[str, object] | None", summary.get("perf"))
         rate = speed.get("expressions_per_s") if speed else None
         metrics = cast("Mapping[str, object]", summary["metrics"])

@@ -19,8 +19,9 @@ from lens_bench.data.images import ImageFile
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import ImageTask, LoadReport, Pixels, Prediction, Query
 from lens_bench.registry import find_model
-from lens_bench.run.answer import BatchSize, adapter_code, answer
+from lens_bench.run.answer import BatchSize, answer
 from lens_bench.run.plan import Request, make_model
+from lens_bench.run.session import load_model
 
 # Red and green on most pictures; the mask is mixed in by this share.
 _MASK_COLOUR, _BOX_COLOUR, _SHARE = (255, 40, 40), (40, 220, 40), 0.45
@@ -60,8 +61,7 @@ class OpenModel:
         self.options, self._segmenter = make_model(card, request)
         with ExitStack() as failing:
             failing.callback(self._segmenter.close)
-            with adapter_code(card.name, "loading"):
-                self.report: LoadReport = self._segmenter.load()
+            self.report: LoadReport = load_model(self._segmenter, card.name)
             failing.pop_all()
 
     def ask(self, picture: Pixels | Path | str, expressions: Sequence[str]) -> list[Prediction]:

@@ -260,12 +260,14 @@ class LoadReport:
     Attributes:
         parameters: Number of parameters, 0 for a model without weights.
         ignored: Tensors of the checkpoint that are left out on purpose, by name or pattern.
-        notes: Anything a reader of the result should know.
+        notes: How the model was loaded, for the manifest: internals that a reader of the result may ask for.
+        warnings: What the person at the terminal should know now; shown, and kept in the manifest as well.
     """
 
     parameters: int = 0
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------- scores

@@ -19,8 +19,11 @@ from lens_bench.records import Cost, ImageTask, LoadReport, Prediction
 class Segmenter(Protocol):
     """A model that marks the pixels an expression means."""
 
-    def load(self) -> LoadReport:
+    def load(self) -> LoadReport | None:
         """Bring weights into memory. Called once, before the first ``segment``.
+
+        Returns:
+            What loading found. None counts as an empty report.
 
         Raises:
             CheckpointError: A tensor is missing, unexpected or misshapen, or a file is unreadable.

@@ -39,7 +39,7 @@ class Replay:
 
     def load(self) -> LoadReport:
         """Say how many rows joined."""
-        return LoadReport(notes=(str(self._join()),))
+        return LoadReport(warnings=(str(self._join()),))
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """Look every query up."""

@@ -137,6 +137,7 @@ def main() -> None:
     asked = parser.parse_args()
     if (asked.start is None) == (asked.vision is None) or (asked.vision is None) != (asked.rationales is None):
         parser.error("name --start, or --vision and --rationales")
+    asked.data_root.mkdir(parents=True, exist_ok=True)  # the commands refuse one that is not there
     settings: dict[str, tuple[str, ...]] = {"grpo": (), "supervised": ()}
     start = asked.start
     if start is None:

@@ -98,9 +98,9 @@ def report(
 ) -> None:
     """Write a self-contained page of a run: metrics, figures, every sample, a gallery. Opens offline."""
     from lens_bench.commands import reports
-    from lens_bench.commands.data import data_root as root_of
+    from lens_bench.commands.data import given_root
 
-    root = root_of(data_root)
+    root = given_root(data_root)
     reports.report(runs, output=output, plots=plots, data_root=root, suite=suite, pictures=pictures)
 
 

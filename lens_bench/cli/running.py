@@ -52,7 +52,10 @@ def run(
     out: Out = Path("results/runs"),
     shard: Annotated[str | None, typer.Option(help="i/n: only the i-th of n parts; see `lens-bench merge`.")] = None,
     max_errors: Annotated[
-        str, typer.Option(help="Stop when more fail: a share (1%, 0.01) or a number (20). One failure never stops.")
+        str,
+        typer.Option(
+            help="Abort above this share (1%, 0.01) or count (20) of failures; 0 aborts on the first, 100% never."
+        ),
     ] = "1%",
     timeout: Timeout = 600.0,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
@@ -102,6 +105,13 @@ def score(
         Path | None,
         typer.Option(help="Somebody else's predictions: JSONL or a JSON array, joined by sample_id or key."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --predictions: whose they are; the name in paths and tables.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="With --predictions: where they come from, e.g. the URL of a paper."),
+    ] = None,
     split: Splits = None,
     data_root: DataRoot = None,
     protocol: ProtocolName = None,
@@ -113,9 +123,12 @@ def score(
     """Score stored predictions under any protocol, without a model: those of a run, or somebody else's file."""
     from lens_bench.commands import run as work
     from lens_bench.commands.data import data_root as root_of
+    from lens_bench.commands.data import given_root
 
     if runs and not predictions:
-        work.rescore(runs, protocol, root_of(data_root), suite=suite, as_json=as_json)
+        if name or source:
+            raise UsageError("--name and --source go with --predictions", "a run has the name of its model")
+        work.rescore(runs, protocol, given_root(data_root), suite=suite, as_json=as_json)
     elif predictions and suite and not runs:
         if not predictions.is_file():
             raise DataError(f"there is no predictions file {predictions}", "JSON Lines or a JSON array")
@@ -128,7 +141,7 @@ def score(
             allow_partial=allow_partial,
             max_errors=1.0,
         )
-        work.run(suite, names(split), "replay", request, as_json=as_json)
+        work.run(suite, names(split), work.submission(name, source), request, as_json=as_json)
     else:
         raise UsageError("score takes either RUN_DIR, or --suite and --predictions", "see lens-bench score --help")
 

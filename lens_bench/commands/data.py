@@ -12,15 +12,24 @@ from rich.text import Text
 from lens_bench import console
 from lens_bench.cards import SuiteCard
 from lens_bench.console import note, out
-from lens_bench.data.split import default_data_root, open_split, split_card
+from lens_bench.data.split import known_root, open_split, require_root, split_card
 from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import counting
 from lens_bench.registry import find_suite, split_reference
 
 
 def data_root(given: Path | None) -> Path:
-    """The data root: as given, else the default."""
-    return (given or default_data_root()).expanduser()
+    """The data root: as given, else the default, which need not exist yet. Raises as ``given_root``."""
+    return known_root(given_root(given))
+
+
+def given_root(given: Path | None) -> Path | None:
+    """What ``--data-root`` says, if anything. Raises ``DataError`` where it names no folder."""
+    if given is None:
+        return None
+    root = given.expanduser()
+    require_root(root)
+    return root
 
 
 def ensure_made(suite: SuiteCard, split: str, root: Path) -> None:

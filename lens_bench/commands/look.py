@@ -210,6 +210,8 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
                 ("model", manifest.model + (" (sees the ground truth)" if manifest.sees_ground_truth else "")),
                 ("arguments", ", ".join(f"{k}={v}" for k, v in settings.args.items())),
                 ("suite", f"{manifest.suite} {manifest.split}, content {manifest.suite_hash[:12]}"),
+                ("covers", summary.get("coverage")),
+                ("source", manifest.model_card.get("source")),
                 ("weights", manifest.weight_digest[:12]),
                 ("device", f"{manifest.device}, {settings.dtype}"),
                 ("limit", settings.limit),

@@ -127,7 +127,7 @@ def report(
     *,
     output: Path | None,
     plots: Path | None,
-    data_root: Path,
+    data_root: Path | None,
     suite: str | None,
     pictures: int,
 ) -> None:
@@ -168,7 +168,7 @@ def _draw_training(logs: Sequence[Path], folder: Path | None) -> None:
             out.print(Text(str(path)), soft_wrap=True)
 
 
-def _draw(runs: Sequence[Path], folder: Path, data_root: Path, suite: str | None) -> None:
+def _draw(runs: Sequence[Path], folder: Path, data_root: Path | None, suite: str | None) -> None:
     from lens_bench.report.page.suite_view import open_suite
     from lens_bench.report.plots import draw
     from lens_bench.report.runset import load_run, runs_at

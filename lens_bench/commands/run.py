@@ -14,7 +14,8 @@ from lens_bench.cards import ModelCard, SuiteCard
 from lens_bench.commands.data import ensure_made, is_made
 from lens_bench.console import note, out, prints_to_stderr
 from lens_bench.data.split import split_card
-from lens_bench.errors import DataError, LensBenchError
+from lens_bench.errors import DataError, LensBenchError, UsageError
+from lens_bench.heads import NAME
 from lens_bench.lock import require_folder
 from lens_bench.progress import make_progress
 from lens_bench.registry import find_model, find_suite
@@ -30,13 +31,13 @@ from lens_bench.run.workers.options import Workers
 from lens_bench.scoring.protocols import get_protocol
 from lens_bench.segmenter import Segmenter
 
-__all__ = ["Request", "merge", "rescore", "run"]
+__all__ = ["Request", "merge", "rescore", "run", "submission"]
 
 
 def run(
     suite_name: str,
     splits: Sequence[str],
-    model: str,
+    model: str | ModelCard,
     request: Request,
     workers: Workers | None = None,
     *,
@@ -45,7 +46,7 @@ def run(
 ) -> None:
     """Run a model over the named splits of a suite, or over its default ones; in this process, or in workers."""
     require_folder(request.out)
-    suite, card = find_suite(suite_name), find_model(model)
+    suite, card = find_suite(suite_name), model if isinstance(model, ModelCard) else find_model(model)
     names = list(splits) or list(suite.default_splits)
     for name in names:
         if warning := split_card(suite, name).warning:
@@ -89,8 +90,22 @@ def _crew_maker() -> Callable[[Sequence[Plan], Segmenter, Workers], Session]:
     return make_crew
 
 
+def submission(name: str | None, source: str | None) -> ModelCard:
+    """The card under which somebody's predictions file is scored: it has the name and the source that are given.
+
+    Raises:
+        UsageError: The name cannot be a model's, since paths are made of it.
+    """
+    card = find_model("replay")
+    if name is None:
+        return card.model_copy(update={"source": source or ""})
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r} cannot be the name of a model", "letters, digits, and . + _ - between them")
+    return card.model_copy(update={"name": name, "title": name, "source": source or ""})
+
+
 def rescore(
-    paths: Sequence[Path], protocol: str | None, root: Path, *, suite: str | None = None, as_json: bool = False
+    paths: Sequence[Path], protocol: str | None, root: Path | None, *, suite: str | None = None, as_json: bool = False
 ) -> None:
     """Score runs again: run directories, or folders that hold some."""
     runs = [files for path in paths for files in (find_runs(path) or [RunFiles(path).require()])]

@@ -26,6 +26,7 @@ from lens_bench.data.jpeg import decode_jpeg
 from lens_bench.errors import DataError
 from lens_bench.records import Pixels, Size
 
+DECODING = 1  # version of how a file becomes pixels here: raise it with every change to a pixel that models see
 _ORIENTATION = 0x0112  # EXIF tag
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

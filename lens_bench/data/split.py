@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -87,6 +87,19 @@ class Split:
     content_hash: str
 
     @property
+    def expected(self) -> dict[str, object]:
+        """Counts and content hash of the whole split as the card gives them; None or empty where it does not."""
+        card = self.suite.splits[self.name]
+        wanted = card.expected
+        counts = {"images": wanted.images, "refs": wanted.refs, "expressions": wanted.expressions}
+        return {**counts, "content_hash": card.content_hash}
+
+    @property
+    def shortfall(self) -> str:
+        """In what the files differ from what the card expects, see ``shortfall``."""
+        return shortfall(self.expected, asdict(self.counts), self.content_hash)
+
+    @property
     def warning(self) -> str:
         """What a user of this split must know, or an empty string."""
         return self.suite.splits[self.name].warning
@@ -95,6 +108,52 @@ class Split:
 def default_data_root() -> Path:
     """``LENS_BENCH_DATA``, else ``~/.cache/lens-bench``."""
     return Path(os.environ.get("LENS_BENCH_DATA") or Path.home() / ".cache" / "lens-bench")
+
+
+def shortfall(expected: Mapping[str, object], found: Mapping[str, object], digest: str) -> str:
+    """In what a split differs from what its card expects, e.g. ``60 of 10,834 expressions``; empty where in nothing.
+
+    Args:
+        expected: ``Split.expected``, or what a file keeps of it.
+        found: Counts of what was there, as ``Counts``.
+        digest: Content hash of what was there.
+    """
+    for noun in ("expressions", "images", "refs"):
+        count, wanted = found.get(noun), expected.get(noun)
+        if isinstance(count, int) and isinstance(wanted, int) and count != wanted:
+            return share(count, wanted, noun)
+    if expected.get("content_hash") not in (None, "", digest):
+        return f"content {digest[:12]}, not {str(expected['content_hash'])[:12]} as on the suite's card"
+    return ""
+
+
+def share(count: int, total: int, noun: str) -> str:
+    """``60 of 10,834 expressions``."""
+    middle = "of" if count <= total else "instead of"
+    return f"{count:,} {middle} {total:,} {noun}"
+
+
+def known_root(given: Path | None, hint: str = "") -> Path:
+    """The data root to read from: the given one, else that of the run in question if it is still there, else default.
+
+    Args:
+        given: What ``--data-root`` says.
+        hint: ``Manifest.data_root``.
+    """
+    if given is not None:
+        return given
+    return Path(hint) if hint and Path(hint).is_dir() else default_data_root().expanduser()
+
+
+def require_root(given: Path) -> None:
+    """Refuse a ``--data-root`` that is not there, so that a mistyped path is not filled with generated data.
+
+    Raises:
+        DataError: It is missing or no folder.
+    """
+    if not given.is_dir():
+        problem = "is not a folder" if given.exists() else "does not exist"
+        raise DataError(f"--data-root {given} {problem}", "correct the path, or make the folder first (mkdir -p)")
 
 
 def open_split(suite: SuiteCard, split: str, data_root: Path, *, allow_partial: bool = False) -> Split:

@@ -180,9 +180,10 @@ def check_comparable(first: ScoredRun, second: ScoredRun) -> None:
         )
     hashes = first.manifest.suite_hash, second.manifest.suite_hash
     if hashes[0] != hashes[1]:
+        parts = "".join(f"; {run.label} covers {run.coverage}" for run in (first, second) if run.coverage)
         raise DataError(
             f"{first.label} and {second.label} have different ground truth: {first.where} has content hash "
-            f"{hashes[0][:12]} in one and {hashes[1][:12]} in the other",
+            f"{hashes[0][:12]} in one and {hashes[1][:12]} in the other{parts}",
             "run both on the same data",
         )
     names = first.protocol.name, second.protocol.name
@@ -195,7 +196,7 @@ def check_comparable(first: ScoredRun, second: ScoredRun) -> None:
 
 
 def _notes(first: ScoredRun, second: ScoredRun) -> tuple[str, ...]:
-    notes = [f"{run.label} is not complete" for run in (first, second) if not run.complete]
+    notes = [f"{run.label} is not on the whole split: {run.coverage}" for run in (first, second) if run.coverage]
     notes += [f"{run.label} sees the ground truth" for run in (first, second) if run.manifest.sees_ground_truth]
     if first.files.root.resolve() == second.files.root.resolve():
         notes.append("both sides are the same run")

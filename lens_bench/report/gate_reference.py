@@ -131,6 +131,7 @@ class Reference(_Strict):
 
     Attributes:
         metric: Which metric is judged, by its flat name.
+        coverage: How much of the split the run covered (``Manifest.coverage``); empty for all of it.
         margin: Largest loss of it, as a fraction, that is still accepted.
         tolerances: By name of a speed figure, how far new / old may be on its bad side of 1; see ``gate_speed``.
         speed: The reference run's own figures; None where it has none.
@@ -145,6 +146,7 @@ class Reference(_Strict):
     weight_digest: str
     digest: str
     limit: int | None = None
+    coverage: str = ""
     created: str
     metric: str = "ciou"
     margin: float = Field(default=DEFAULT_MARGIN, ge=0, lt=1)
@@ -200,6 +202,7 @@ def make_reference(
         weight_digest=run.manifest.weight_digest,
         digest=run.manifest.digest,
         limit=run.manifest.settings.limit,
+        coverage=run.coverage,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         metric=metric,
         margin=margin,

@@ -50,9 +50,14 @@ class ScoredRun:
         return self.summary.get("complete") is True
 
     @property
+    def coverage(self) -> str:
+        """How much of the split the run covers; empty for all of it."""
+        return self.manifest.coverage(len(self.scores))
+
+    @property
     def perf(self) -> Mapping[str, object] | None:
         """The ``perf`` block of the summary."""
-        return cast("Mapping[str, object] | None", self.summary.get("perf"))
+        return cast("Mapping[str, object] | None", self.summary.get("perf")) if self.manifest.timed else None
 
 
 def load_run(files: RunFiles) -> ScoredRun:

@@ -93,7 +93,8 @@ def _entry(root: Path, page: Path) -> Entry:
     where, score = "", ""
     if files.summary.is_file() and files.manifest.is_file():
         summary = read_json(files.summary)
-        where = f"{summary.get('suite')} {summary.get('split')}"
+        coverage = summary.get("coverage")
+        where = f"{summary.get('suite')} {summary.get('split')}" + (f" ({coverage})" if coverage else "")
         score = _score(cast("Mapping[str, object]", summary.get("metrics") or {}))
     name = page.relative_to(root).as_posix()
     written = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")

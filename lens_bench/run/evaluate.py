@@ -89,7 +89,10 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
     if plan.request.fresh:
         _remove(files)
     if files.manifest.exists():
-        check_same(read_manifest(files), plan.manifest, files)
+        stored = read_manifest(files)
+        check_same(stored, plan.manifest, files)
+        if stored.model_card != plan.manifest.model_card:  # what is said of a model may be corrected, e.g. its source
+            replace(stored, model_card=plan.manifest.model_card).write(files)
     else:
         if files.predictions.exists():
             raise DataError(f"{files.root} has predictions but no manifest", "--fresh starts the run again")
@@ -114,11 +117,11 @@ def _answer_rest(
         return
     report = session.load(plan, len(work), progress)
     _record_session(plan, report, len(done))
-    for note in report.notes:
-        progress.note(note)
+    for text in report.warnings:
+        progress.note(text)
     speed.load_s = session.load_s
     with Journal(plan.files.predictions) as journal, speed.loop(), _settled():
-        budget = _ErrorBudget(plan, scorer.errors)
+        budget = ErrorBudget(plan.request.max_errors, len(plan.samples), scorer.errors)
         for predictions in session.answers(plan, work, speed, progress):
             journal.append(predictions)
             scorer.put(*predictions)
@@ -147,14 +150,18 @@ def _record_session(plan: Plan, report: LoadReport, done: int) -> None:
     replace(stored, load_report=asdict(report), sessions=sessions).write(plan.files)
 
 
-class _ErrorBudget:
-    """Counts failed predictions, those of earlier sessions included, and stops the run when there are too many."""
+class ErrorBudget:
+    """Counts failed predictions, those of earlier sessions included, and aborts the run above ``--max-errors``.
 
-    def __init__(self, plan: Plan, spent: int) -> None:
-        limit = plan.request.max_errors
-        allowed = limit if isinstance(limit, int) else limit * len(plan.samples)
-        self._allowed = max(1.0, allowed) if limit > 0 else 0.0  # one failure alone is no reason to stop
-        self._total = len(plan.samples)
+    Args:
+        limit: A count (int), or a share of the expressions (float): 0 aborts on the first failure, 1.0 never.
+        expressions: Of the run.
+        spent: Failures of earlier sessions.
+    """
+
+    def __init__(self, limit: int | float, expressions: int, spent: int) -> None:
+        self._allowed = limit if isinstance(limit, int) else limit * expressions
+        self._total = expressions
         self._spent = spent
 
     def spend(self, predictions: Sequence[Prediction]) -> int:
@@ -164,7 +171,8 @@ class _ErrorBudget:
         if errors and self._spent > self._allowed:
             raise RunError(
                 f"stopped: {self._spent} of {self._total} expressions failed; the last: {errors[-1].error}",
-                "what was answered is kept; --max-errors allows more, --retry-errors asks the failed ones again",
+                "what was answered is kept; --max-errors allows more (100% never aborts), --retry-errors asks the "
+                "failed ones again",
             )
         return len(errors)
 

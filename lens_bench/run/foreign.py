@@ -221,6 +221,7 @@ class ForeignSegmenter:
                 *cast("list[str]", report["notes"]),
                 "foreign environment: " + ", ".join(f"{k} {v}" for k, v in self.packages.items()),
             ),
+            warnings=tuple(cast("list[str]", report.get("warnings") or [])),
         )
 
     def _ask_soon(self, child: Child, request: Mapping[str, object], doing: str) -> dict[str, object]:

@@ -342,7 +342,7 @@ def read_tasks(request: Json, payload: bytearray) -> Iterator[Task]:
 
 
 def report_json(report: object) -> Json:
-    """What ``load`` returned: None, or an object or dict with ``parameters``, ``ignored`` and ``notes``."""
+    """What ``load`` returned: None, or an object or dict with the fields of ``records.LoadReport``."""
 
     def get(name: str) -> object:
         return report.get(name) if isinstance(report, dict) else getattr(report, name, None)
@@ -351,6 +351,7 @@ def report_json(report: object) -> Json:
         "parameters": int(cast("int", get("parameters") or 0)),
         "ignored": [str(n) for n in cast("Sequence[str]", get("ignored") or ())],
         "notes": [str(n) for n in cast("Sequence[str]", get("notes") or ())],
+        "warnings": [str(n) for n in cast("Sequence[str]", get("warnings") or ())],
     }
 
 

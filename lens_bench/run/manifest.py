@@ -14,13 +14,16 @@ from datetime import UTC, datetime
 from typing import cast
 
 from lens_bench.cards import ModelCard
+from lens_bench.data.split import share, shortfall
 from lens_bench.errors import DataError, UsageError
 from lens_bench.perf.hardware import environment
 from lens_bench.records import ArgValue
 from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json, write_json
 
-# Libraries whose version may change a prediction: a run is not continued under another.
-_ARITHMETIC = ("torch", "torchvision", "transformers", "vllm")
+# Libraries whose version may change a prediction, those that decode images among them: a run is not continued under
+# another version.
+_ARITHMETIC = ("torch", "torchvision", "transformers", "vllm", "pillow", "opencv-python-headless")
+_LATER = {"data", "pixels", "data_root"}  # fields that manifests of earlier versions do not have
 _START_AGAIN = "`run --fresh` starts the run again from nothing"
 
 
@@ -54,6 +57,11 @@ class Manifest:
         shard: ``(index, count)`` where this directory holds one shard of a run.
         n_samples: Expressions of this run (or shard), ``n_images`` their images.
         device: Kind of device, ``cpu`` or ``cuda``.
+        data: ``expected``: counts and content hash of the whole split as the suite's card gives them; ``found``: the
+            counts of what was there. Empty in a manifest of an earlier version.
+        pixels: What decides how an image file becomes pixels: the EXIF policy and the version of the decoding. None for
+            a model that reads no images.
+        data_root: Where the data was; a hint for commands that need it again, not part of the identity.
         sessions: When and under what the model was loaded for this run, once for each time.
     """
 
@@ -69,6 +77,9 @@ class Manifest:
     n_samples: int
     n_images: int
     device: str
+    data: Mapping[str, object] = field(default_factory=dict)
+    pixels: Mapping[str, ArgValue] | None = None
+    data_root: str = ""
     shard: tuple[int, int] | None = None
     load_report: Mapping[str, object] | None = None
     sessions: tuple[Mapping[str, object], ...] = ()
@@ -85,6 +96,7 @@ class Manifest:
             "weights": self.weight_digest,
             "settings": asdict(self.settings),
             "seed": self.seed,
+            **({"pixels": dict(self.pixels)} if self.pixels is not None else {}),
         }
         text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -93,6 +105,28 @@ class Manifest:
     def sees_ground_truth(self) -> bool:
         """Whether the model is an oracle."""
         return bool(self.model_card.get("sees_ground_truth"))
+
+    @property
+    def timed(self) -> bool:
+        """Whether the model's calls measure its speed: not where it looks its answers up."""
+        return self.model_card.get("timed") is not False
+
+    def coverage(self, answered: int) -> str:
+        """What ``answered`` expressions are of the split, e.g. ``60 of 10,834 expressions``; empty for all of it.
+
+        The measure is what the suite's card expects, or what was found where the card gives no number. A limit, an
+        interruption, a shard and incomplete files all show here. Only a run without a remark is ranked.
+        """
+        expected, found = (cast("Mapping[str, object]", self.data.get(k) or {}) for k in ("expected", "found"))
+        total = expected.get("expressions") or found.get("expressions")
+        if not isinstance(total, int):
+            asked = self.settings.limit is not None or self.shard is not None
+            if asked:
+                return f"{answered:,} expressions"
+            total = self.n_samples
+        if answered != total:
+            return share(answered, total, "expressions")
+        return shortfall(expected, found, self.suite_hash)
 
     def write(self, files: RunFiles) -> None:
         """Write ``manifest.json``."""
@@ -108,6 +142,7 @@ def describe_card(card: ModelCard) -> dict[str, object]:
         "licence": card.licence,
         "hub": card.weights.hub if card.weights else "",
         "sees_ground_truth": card.sees_ground_truth,
+        "timed": card.timed,
         "python": card.python,
     }
 
@@ -121,13 +156,15 @@ def read_manifest(files: RunFiles) -> Manifest:
             "score or repeat the run with the version of lens-bench that wrote it",
         )
     known = {f.name for f in fields(Manifest)}
-    missing = known - content.keys()
+    missing = known - content.keys() - _LATER
     if missing:
         raise DataError(f"{files.manifest} lacks {', '.join(sorted(missing))}", _START_AGAIN)
     values = {k: v for k, v in content.items() if k in known}
     shard = content["shard"]
     kinds = {"environment": dict, "model_card": dict, "sessions": list, "n_samples": int, "suite": str, "split": str}
+    kinds |= {name: kind for name, kind in (("data", dict), ("data_root", str)) if name in content}
     wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+    wrong += ["pixels"] if not isinstance(content.get("pixels") or {}, dict) else []
     if wrong or not (shard is None or (isinstance(shard, list) and len(shard) == 2)):
         raise DataError(f"{files.manifest}: {', '.join(wrong) or 'shard'} is not as it was written", _START_AGAIN)
     values["settings"] = _settings(content["settings"], files)
@@ -161,6 +198,7 @@ def _comparable(manifest: Manifest) -> JsonObject:
         "weight_digest": manifest.weight_digest,
         **{f"settings.{k}": v for k, v in settings.items()},
         "seed": manifest.seed,
+        **{f"pixels.{k}": v for k, v in (manifest.pixels or {}).items()},
         "shard": manifest.shard,
         "n_samples": manifest.n_samples,
         "device": manifest.device,

@@ -38,7 +38,10 @@ def error_limit(text: str) -> int | float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UsageError(f"--max-errors {text} is neither a share nor a number", "for example 1%, 0.05 or 20")
+        raise UsageError(
+            f"--max-errors {text} is neither a share nor a number",
+            "for example 1%, 0.05 or 20; 0 aborts on the first failure, 100% never",
+        )
     return share
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lens_bench.cards import ModelCard, SuiteCard
+from lens_bench.data.images import DECODING
 from lens_bench.data.split import Split, open_split
 from lens_bench.data.tasks import group_by_image, require_images
 from lens_bench.errors import UsageError
@@ -35,7 +36,7 @@ class Request:
         args: ``--model-arg`` values as typed.
         batch_size: Images per call; None for ``auto``, which starts at the card's value.
         shard: ``(i, n)``: the images whose number modulo n is i modulo n.
-        max_errors: Share (float) or number (int) of expressions that may fail before the run stops.
+        max_errors: Share (float) or count (int) of failed expressions above which the run aborts.
     """
 
     args: Mapping[str, str] = field(default_factory=dict)
@@ -148,10 +149,18 @@ def make_plan(
         n_samples=len(samples),
         n_images=len({s.image_id for s in samples}),
         device=options.device.partition(":")[0],
+        data={"expected": opened.expected, "found": asdict(opened.counts)},
+        pixels=_pixels(opened) if card.reads_images else None,
+        data_root=str(request.data_root.resolve()),
         shard=request.shard,
         environment=_environment(segmenter),
     )
     return Plan(request, opened, card, options, samples, manifest, run_files(manifest, request.out))
+
+
+def _pixels(split: Split) -> dict[str, ArgValue]:
+    """What decides how the split's image files become pixels."""
+    return {"exif": "apply" if split.source.exif else "ignore", "decoding": DECODING}
 
 
 def run_files(manifest: Manifest, out: Path) -> RunFiles:

@@ -210,7 +210,8 @@ class _Session:
         report = _load_random(segmenter, model, job) if job.knobs.random_weights else load_model(segmenter, model)
         synchronise(job.plan.options.device)
         seconds = round(time.perf_counter() - start, 3)
-        self._profile = replace(self._profile, load_s=seconds, parameters=report.parameters, notes=report.notes)
+        notes = (*report.warnings, *report.notes)
+        self._profile = replace(self._profile, load_s=seconds, parameters=report.parameters, notes=notes)
 
     def _bench(self) -> Bench:
         job, options = self._job, self._job.plan.options
@@ -266,6 +267,8 @@ class _Nameless:
 
 
 def _check(card: ModelCard, segmenter: Segmenter, knobs: Knobs) -> None:
+    if not card.timed:
+        raise UsageError(f"model {card.name} only looks its answers up: it has no speed to measure")
     if knobs.random_weights and not isinstance(segmenter, SupportsRandomWeights):
         raise UsageError(f"model {card.name} cannot be built without its weights", "leave out --random-weights")
     if knobs.new_tokens is not None and not isinstance(segmenter, SupportsForcedLength):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lens_bench.data.split import open_split
+from lens_bench.data.split import known_root, open_split
 from lens_bench.errors import DataError
 from lens_bench.records import Sample
 from lens_bench.registry import find_suite
@@ -21,7 +21,7 @@ from lens_bench.scoring.protocols import Protocol
 def rescore(
     files: RunFiles,
     protocol: Protocol,
-    data_root: Path,
+    data_root: Path | None,
     *,
     suite: str | None = None,
     progress: Progress | None = None,
@@ -31,7 +31,7 @@ def rescore(
     Args:
         files: The run directory.
         protocol: Any; predictions and manifest stay as they are.
-        data_root: Where the suite's annotations are; images are not needed.
+        data_root: Where the suite's annotations are, by default where the run found them; images are not needed.
         suite: Name or path of the suite card, where the one of the manifest's name is not it.
         progress: Told what happens.
 
@@ -60,11 +60,12 @@ def rescore(
     return summary
 
 
-def _samples(manifest: Manifest, data_root: Path, suite: str | None) -> tuple[Sample, ...]:
-    split = open_split(find_suite(suite or manifest.suite), manifest.split, data_root, allow_partial=True)
+def _samples(manifest: Manifest, data_root: Path | None, suite: str | None) -> tuple[Sample, ...]:
+    root = known_root(data_root, manifest.data_root)
+    split = open_split(find_suite(suite or manifest.suite), manifest.split, root, allow_partial=True)
     if split.content_hash != manifest.suite_hash:
         raise DataError(
-            f"{manifest.suite} {manifest.split} under {data_root} is not what the run was made on: content hash "
+            f"{manifest.suite} {manifest.split} under {root} is not what the run was made on: content hash "
             f"{split.content_hash[:12]}, not {manifest.suite_hash[:12]}",
             "name the folder of the data that the run used with --data-root",
         )

@@ -108,12 +108,20 @@ def everything(plans: Sequence[Plan]) -> list[ImageTask]:
 def load_model(segmenter: Segmenter, model: str) -> LoadReport:
     """Load a model.
 
+    Returns:
+        What the model reported; an empty report where its ``load`` returned None.
+
     Raises:
         CheckpointError: Raised by the model.
-        RunError: Its code failed, or returned something else than a report.
+        RunError: Its code failed, or returned something other than a report or None.
     """
     with adapter_code(model, "loading"):
-        report = segmenter.load()
+        report: object = segmenter.load()
+    if report is None:
+        return LoadReport()
     if not isinstance(report, LoadReport):
-        raise RunError(f"load() of model {model} did not return a LoadReport")
+        raise RunError(
+            f"load() of model {model} returned {type(report).__name__}, not a LoadReport",
+            "return lens_bench.records.LoadReport(...), or nothing",
+        )
     return report

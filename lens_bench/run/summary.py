@@ -20,13 +20,15 @@ def build_summary(
 ) -> JsonObject:
     """Metrics with 95 % intervals, by tag too, and the speed of the session that made the predictions.
 
-    A run that is not complete is summarised over the expressions that were answered, and says so.
+    A run that is not complete is summarised over the expressions that were answered: ``complete`` is then false.
+    ``coverage`` says how much of the split it covers, and is empty where that is all (``Manifest.coverage``).
 
     Args:
         manifest: Of the run.
         protocol: Under which ``scores`` were computed.
         scores: Of every answered expression.
-        perf: ``Speed.to_json()``, or None where nothing is known of the speed.
+        perf: ``Speed.to_json()``, or None where nothing is known of the speed. Ignored where the model's card says that
+            its calls measure nothing.
     """
     table = ScoreTable.of(scores)
     metrics = summarise(table, protocol)
@@ -38,6 +40,7 @@ def build_summary(
         "model": manifest.model,
         "protocol": protocol.name,
         "complete": len(scores) == manifest.n_samples,
+        "coverage": manifest.coverage(len(scores)),
         "n_samples": metrics.n_samples,
         "n_images": metrics.n_images,
         "n_answered": len(scores),
@@ -45,7 +48,7 @@ def build_summary(
         "metrics": metrics.to_json(),
         "ci95": {name: list(ci) if ci else None for name, ci in found.items()},
         "by_tag": by_tag(table, protocol, seed=manifest.seed),
-        "perf": dict(perf) if perf is not None else None,
+        "perf": dict(perf) if perf is not None and manifest.timed else None,
         "suite_hash": manifest.suite_hash,
         "weight_digest": manifest.weight_digest,
         "digest": manifest.digest,

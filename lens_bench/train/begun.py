@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_bench.errors import UsageError
@@ -34,11 +34,14 @@ class Begun:
         data: Content hash of every split; None: not looked at.
         start: SHA-256 of the weights that it starts from, wherever they lie; empty where they are drawn from the seed;
             None: not looked at.
+        counts: Of every split, what its card expects and what was found; written down and not compared, since the
+            content hash says more.
     """
 
     recipe: TrainRecipe
     data: Mapping[str, str] | None = None
     start: str | None = None
+    counts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def require_same(folder: Path, now: Begun) -> None:
@@ -64,6 +67,7 @@ def write_down(folder: Path, now: Begun) -> None:
     if path.is_file():
         return
     content = {"recipe": now.recipe.model_dump(mode="json"), "data": dict(now.data or {}), "start": now.start}
+    content["counts"] = {name: dict(counts) for name, counts in now.counts.items()}
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ resumed training sees what an uninterrupted one would have seen, and any number 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -73,12 +73,16 @@ class TrainingData:
         hashes: Content hash of every split.
         dropped: Images left out because an evaluation split has them.
         things: Of every image, where the data has them.
+        counts: Of every split, what its card expects and what was found, as in a run's manifest.
+        partial: Of every split that is not what its card expects, in what it differs (``Split.shortfall``).
     """
 
     units: tuple[Unit, ...]
     hashes: Mapping[str, str]
     dropped: int
     things: Mapping[str, tuple[Thing, ...]]
+    counts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    partial: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -100,11 +104,14 @@ def open_data(config: DataConfig, data_root: Path, *, with_things: bool = False)
     for name, split in zip(config.splits, splits, strict=True):
         items += _items(name, split, frozenset(drop.get(name, ())))
     items = _part(items, config.part)
+    named = dict(zip(config.splits, splits, strict=True))
     if not items:
         raise DataError(f"nothing is left to train on of {', '.join(config.splits)}", "see data.part and data.held_out")
     return TrainingData(
         units=tuple(_units(items, config.unit)),
-        hashes={name: split.content_hash for name, split in zip(config.splits, splits, strict=True)},
+        hashes={name: split.content_hash for name, split in named.items()},
+        counts={name: {"expected": s.expected, "found": asdict(s.counts)} for name, s in named.items()},
+        partial={name: split.shortfall for name, split in named.items() if split.shortfall},
         dropped=sum(len(ids) for ids in drop.values()),
         things=_things(config.splits, splits) if with_things else {},
     )

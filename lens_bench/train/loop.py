@@ -85,13 +85,16 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         progress.note(f"{recipe.name} is finished: {result}")
         return result
     data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"))
-    begun = Begun(recipe, data.hashes, start_digest(recipe.model) if accelerator.is_main_process else None)
+    digest = start_digest(recipe.model) if accelerator.is_main_process else None
+    begun = Begun(recipe, data.hashes, digest, data.counts)
     if not where.fresh:
         agreed(accelerator, lambda: require_same(out, begun))
     # What is divided moves to the devices part by part.
     start = open_start(recipe, "cpu" if layout() == "fsdp" else accelerator.device)
     for text in start.notes:
         progress.note(text)
+    for name, part in data.partial.items():
+        progress.note(f"{name} is not what its card expects: {part}")
     if data.dropped:
         progress.note(f"{data.dropped} images occur in evaluation splits and are not trained on")
     stage = Training(recipe, where, accelerator, start, data, progress)

@@ -37,6 +37,7 @@ def test_found_by_name_small_and_told_of(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_gate_holds_the_weights_and_catches_two_percent_of_noise(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "data").mkdir()
     where = ("run", "--suite", "shapes", "--split", "val", "--data-root", tmp_path / "data")
     shipped = cli(*where, "--model", "lens-nano", "--out", tmp_path / "shipped", timeout=1800)
     assert shipped.returncode == 0, shipped.stderr

@@ -269,7 +269,7 @@ def test_replay_answers_with_the_rows(tmp_path: Path) -> None:
     assert isinstance(replay, SupportsExpect)
     digest = replay.weight_digest()
     replay.expect(tasks)
-    assert replay.load().notes == ("5 of 6 expressions have a row",)
+    assert replay.load().warnings == ("5 of 6 expressions have a row",)
     assert [p.mask for p in replay.segment(tasks[1:5])] == [p.mask for p in correct[1:5]]
     assert replay.segment(tasks[5:])[0].status == "no_mask"
     path.write_text(json.dumps(rows))

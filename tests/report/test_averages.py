@@ -116,7 +116,7 @@ def test_averages_are_written_by_every_writer(tmp_path: Path) -> None:
     assert "57.5" in to_markdown(found)
     assert "57.5" in to_html(found)
     write_csv(found, tmp_path / "board.csv")
-    assert "refcoco-family,all,,ciou_mean8,1,1,model-a,0.575," in (tmp_path / "board.csv").read_text(encoding="utf-8")
+    assert "refcoco-family,all,,ciou_mean8,1,1,model-a,,0.575," in (tmp_path / "board.csv").read_text(encoding="utf-8")
 
 
 def test_averages_stand_with_the_suites_they_are_of(tmp_path: Path) -> None:

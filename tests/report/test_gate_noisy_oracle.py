@@ -15,6 +15,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.mark.slow
 def test_a_fifth_of_a_point_passes_and_two_points_fail(tmp_path: Path, cli: Cli) -> None:
     """The masks of the second oracle are moved by up to 1.5 % further, those of the third by up to 15 %."""
+    (tmp_path / "data").mkdir()
     where = ("--suite", "shapes", "--split", "testA", "--data-root", tmp_path / "data")
     runs = []
     for shift in (4.0, 4.06, 4.6):

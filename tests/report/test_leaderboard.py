@@ -175,7 +175,7 @@ def test_a_run_without_speed_or_latency(tmp_path: Path) -> None:
 
 def test_an_incomplete_run_says_how_far_it_came(tmp_path: Path) -> None:
     write_run(tmp_path, scores(0.6), n_samples=40)
-    assert whole(board(tmp_path))[0].notes == ("incomplete: 20 of 40 expressions answered",)
+    assert whole(board(tmp_path))[0].notes == ("incomplete: 20 of 40 expressions",)
 
 
 def test_a_model_with_several_weights_is_flagged_on_every_row(tmp_path: Path) -> None:

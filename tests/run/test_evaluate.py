@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from lens_bench.errors import DataError, RunError, UsageError
+from lens_bench.picture import OpenModel
 from lens_bench.records import ImageTask, LoadReport, Prediction
-from lens_bench.run.evaluate import run_splits
+from lens_bench.run.evaluate import ErrorBudget, run_splits
 from lens_bench.run.files import read_json
+from lens_bench.run.manifest import read_manifest
 from lens_bench.run.plan import Plan, make_model
 
 
@@ -172,7 +174,7 @@ def test_another_protocol_scores_the_same_predictions(tiny: Any, tmp_path: Path)
 
 def test_errors_are_kept_and_the_run_goes_on(tiny: Any, tmp_path: Path) -> None:
     sample = tiny.plan("full", tmp_path).samples[10].id
-    plan = tiny.plan("crashing", tmp_path, args={"sample_id": sample})
+    plan = tiny.plan("crashing", tmp_path, args={"sample_id": sample}, max_errors=1)
     summary = finish(plan)
     assert summary["complete"]
     assert summary["metrics"]["error_rate"] == pytest.approx(1 / 72)
@@ -372,7 +374,7 @@ def test_an_answer_that_breaks_the_contract_is_an_error_of_its_sample(tiny: Any,
     [
         ("    def __init__(self, options):\n        raise ValueError('no')\n", "constructing model rogue failed"),
         ("    def load(self):\n        raise ValueError('no')\n", "loading model rogue failed: ValueError: no"),
-        ("    def load(self):\n        return None\n", "did not return a LoadReport"),
+        ("    def load(self):\n        return 5\n", r"load\(\) of model rogue returned int, not a LoadReport"),
         ("    def expect(self, tasks):\n        sys.exit(3)\n", "preparing model rogue failed"),
     ],
 )
@@ -380,6 +382,30 @@ def test_a_model_that_does_not_start_is_a_line(tiny: Any, tmp_path: Path, body: 
     model = misbehaving(tmp_path / "rogue", body)
     with pytest.raises(RunError, match=words):
         finish(tiny.plan(model, tmp_path / "out"))
+
+
+def test_a_model_whose_load_returns_nothing_runs_and_predicts(tiny: Any, tmp_path: Path) -> None:
+    model = misbehaving(tmp_path / "rogue", "    def load(self):\n        return None\n")
+    plan = tiny.plan(model, tmp_path / "out")
+    assert finish(plan)["complete"]
+    assert read_manifest(plan.files).load_report is not None
+    with OpenModel(str(model)) as opened:
+        assert opened.report == LoadReport()
+
+
+@pytest.mark.parametrize(
+    ("limit", "failures", "aborts"),
+    [(0, 1, True), (0.0, 1, True), (1, 1, False), (1, 2, True), (0.01, 1, True), (2 / 72, 2, False), (1.0, 72, False)],
+)
+def test_a_run_is_aborted_above_the_limit_of_failures(limit: float, failures: int, aborts: bool) -> None:
+    budget = ErrorBudget(limit, expressions=72, spent=0)
+    failed = [Prediction(f"s{n}", "error", error="no") for n in range(failures)]
+    if aborts:
+        with pytest.raises(RunError, match=f"stopped: {failures} of 72 expressions failed") as caught:
+            budget.spend(failed)
+        assert "100% never aborts" in caught.value.hint
+    else:
+        assert budget.spend(failed) == failures
 
 
 def test_a_model_that_fails_to_close_changes_no_result(tiny: Any, tmp_path: Path) -> None:

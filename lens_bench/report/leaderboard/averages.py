@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lens_bench.errors import DataError
-from lens_bench.report.leaderboard.measured import PER_BENCHMARK, Run, flat_metrics
+from lens_bench.report.leaderboard.measured import PER_BENCHMARK, Found, Run, flat_metrics
 from lens_bench.report.leaderboard.rows import Average
+from lens_bench.report.namesakes import system_of
 from lens_bench.report.published import PublishedRow
 from lens_bench.run.files import read_scores
 from lens_bench.scoring.protocols import get_protocol
@@ -100,13 +101,15 @@ def published_averages(rows: Iterable[PublishedRow], metric: str) -> list[Averag
     return found
 
 
-def measured_averages(runs: Sequence[Run], metric: str) -> list[Average]:
+def measured_averages(measured: Found, metric: str) -> list[Average]:
     """One average for every model, weights, settings and protocol with all eight cells measured completely.
 
-    A model that has the eight cells only over several checkpoints gets one row that says so and is not ranked.
+    A model that has the eight cells only over several checkpoints, one for each split, gets one row that says so and is
+    not ranked.
     """
     groups: dict[tuple[str, str, str], dict[str, dict[_Cell, Run]]] = defaultdict(lambda: defaultdict(dict))
-    for run in sorted(runs, key=lambda r: r.manifest.created):  # of two runs of a cell the newer stays
+    apart, per_benchmark = measured.distinctions, measured.per_benchmark
+    for run in sorted(measured.runs, key=lambda r: r.manifest.created):  # of two runs of a cell the newer stays
         cell = (run.manifest.suite, run.manifest.split)
         if cell in EIGHT_CELLS and run.whole:
             group = groups[run.manifest.model, run.protocol, run.variant]
@@ -114,10 +117,13 @@ def measured_averages(runs: Sequence[Run], metric: str) -> list[Average]:
     found = []
     for by_digest in groups.values():
         single = [cells for cells in by_digest.values() if len(cells) == len(EIGHT_CELLS)]
-        if not single:
+        if not single and any(r.manifest.model in per_benchmark for c in by_digest.values() for r in c.values()):
             mixture = {cell: run for cells in by_digest.values() for cell, run in cells.items()}
             single = [mixture] if len(mixture) == len(EIGHT_CELLS) else []
-        found += [average for cells in single if (average := _measured(cells, metric)) is not None]
+        for cells in single:
+            distinct = apart.get(system_of(next(iter(cells.values())).manifest), "")
+            average = _measured(cells, metric)
+            found += [replace(average, distinct=distinct)] if average is not None else []
     return found
 
 

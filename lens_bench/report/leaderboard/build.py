@@ -11,6 +11,7 @@ from lens_bench.report.leaderboard.averages import EIGHT_CELLS, FAMILY, measured
 from lens_bench.report.leaderboard.measured import Found, collect, flat_metrics, rows_of
 from lens_bench.report.leaderboard.ranking import averages_in_order, in_order, rank
 from lens_bench.report.leaderboard.rows import KINDS, Leaderboard, Row
+from lens_bench.report.namesakes import system_of
 from lens_bench.report.published import PublishedRow, read_published
 
 _FAMILY_SUITES = frozenset({FAMILY, *(suite for suite, _ in EIGHT_CELLS)})
@@ -47,7 +48,7 @@ def build(
     rows += [_published_row(p) for p in printed if p.metric == metric]
     averages = published_averages(printed, metric)
     if suite is None or suite in _FAMILY_SUITES:
-        averages = measured_averages(found.runs, metric) + averages
+        averages = measured_averages(found, metric) + averages
     else:
         averages = []
     wanted = [row for row in rows if suite is None or row.suite == suite]
@@ -62,9 +63,16 @@ def build(
 def _measured_rows(found: Found, metric: str, results: Path) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     notes: list[str] = []
+    apart, several = found.distinctions, found.per_benchmark
     for run in found.runs:
         try:
-            rows += rows_of(run, metric, results, mixed=run.manifest.model in found.mixed)
+            rows += rows_of(
+                run,
+                metric,
+                results,
+                distinct=apart.get(system_of(run.manifest), ""),
+                per_benchmark=run.manifest.model in several,
+            )
         except DataError as error:
             notes.append(f"left out {run.files.root.name}: {error.message}")
     return rows, notes

@@ -11,11 +11,13 @@ from pathlib import Path
 from lens_bench.errors import DataError
 from lens_bench.perf.profile_file import PROFILE_NAME, Profile, profile_from_json
 from lens_bench.report.leaderboard.rows import Row, RowSpeed
+from lens_bench.report.namesakes import System, distinctions, system_of
 from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, find_runs, read_json
 from lens_bench.run.manifest import Manifest, read_manifest
 
 PER_BENCHMARK = "per-benchmark checkpoints"
 _COUNTS = ("n_samples", "n_images")
+_SCORE_AGAIN = "score the run again with `lens-bench score RUN_DIR`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,17 @@ class Run:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
+    def coverage(self) -> str:
+        """How much of the split the run covers; empty for all of it."""
+        answered = self.summary.get("n_answered")
+        if not isinstance(answered, int):
+            raise DataError(f"{self.files.summary} has no n_answered", _SCORE_AGAIN)
+        return self.manifest.coverage(answered)
+
+    @property
     def whole(self) -> bool:
-        """Every expression of the split was asked and answered."""
-        return self.summary.get("complete") is True and self.manifest.settings.limit is None
+        """Every expression that the suite's card expects was there, asked and answered."""
+        return self.coverage == ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,27 @@ class Found:
     notes: tuple[str, ...]
 
     @property
-    def mixed(self) -> frozenset[str]:
-        """Names of models whose runs use more than one weight digest."""
+    def repeated(self) -> frozenset[str]:
+        """Names under which several models were run on one split: own trainings, arguments, submissions."""
+        cells: dict[tuple[str, str, str], set[System]] = {}
+        for run in self.runs:
+            m = run.manifest
+            cells.setdefault((m.model, m.suite, m.split), set()).add(system_of(m))
+        return frozenset(name for (name, _, _), systems in cells.items() if len(systems) > 1)
+
+    @property
+    def per_benchmark(self) -> frozenset[str]:
+        """Names that have other weights on other splits, and one model on each."""
         digests: dict[str, set[str]] = {}
         for run in self.runs:
             digests.setdefault(run.manifest.model, set()).add(run.manifest.weight_digest)
-        return frozenset(name for name, used in digests.items() if len(used) > 1)
+        return frozenset(name for name, used in digests.items() if len(used) > 1) - self.repeated
+
+    @property
+    def distinctions(self) -> Mapping[System, str]:
+        """What sets the models of a repeated name apart; others are not in it."""
+        repeated = self.repeated
+        return distinctions(r.manifest for r in self.runs if r.manifest.model in repeated)
 
 
 def collect(folder: Path) -> Found:
@@ -85,14 +110,15 @@ def collect(folder: Path) -> Found:
     return Found(tuple(kept), tuple(notes))
 
 
-def rows_of(run: Run, metric: str, folder: Path, *, mixed: bool) -> list[Row]:
+def rows_of(run: Run, metric: str, folder: Path, *, distinct: str = "", per_benchmark: bool = False) -> list[Row]:
     """The rows of one metric: of the whole split, then by tag. Empty where the metric does not apply.
 
     Args:
         run: The run.
         metric: Flat name of a metric, see ``flat_metrics``.
         folder: Paths are given relative to it.
-        mixed: The model's runs use several weight digests.
+        distinct: What sets the run apart from others of the same name.
+        per_benchmark: The name has other weights on other splits.
 
     Raises:
         DataError: The summary is not as ``run/summary.py`` writes it.
@@ -108,7 +134,8 @@ def rows_of(run: Run, metric: str, folder: Path, *, mixed: bool) -> list[Row]:
     for subset, block in blocks.items():
         value = flat_metrics(block).get(metric)
         if value is not None:
-            found.append(_row(run, metric, subset, value, block, intervals[subset], folder, mixed))
+            row = _row(run, metric, subset, value, block, intervals[subset], folder)
+            found.append(replace(row, distinct=distinct, notes=(*row.notes, *((PER_BENCHMARK,) * per_benchmark))))
     return found
 
 
@@ -132,7 +159,7 @@ def _read(files: RunFiles, manifest: Manifest) -> Run:
         if summary.get(key) != expected:
             raise DataError(f"{files.summary} has {key} {summary.get(key)!r}, its manifest {expected!r}")
     run = Run(files, manifest, summary)
-    _ = run.protocol  # raises where there is none
+    _ = run.protocol, run.coverage  # raises where there is none
     return run
 
 
@@ -144,7 +171,6 @@ def _row(
     block: Mapping[str, object],
     intervals: Mapping[str, object],
     folder: Path,
-    mixed: bool,
 ) -> Row:
     manifest = run.manifest
     interval = intervals.get(metric)
@@ -170,7 +196,8 @@ def _row(
         n_samples=samples if isinstance(samples, int) else None,
         complete=run.whole,
         oracle=manifest.sees_ground_truth,
-        notes=_notes(run, mixed),
+        source=str(manifest.model_card.get("source") or ""),
+        notes=_notes(run),
         path=_relative(run.files.root, folder),
     )
 
@@ -180,7 +207,7 @@ def speed_of(run: Run) -> RowSpeed | None:
     if run.profile is not None:
         return _profiled(run.profile)
     perf = run.summary.get("perf")
-    if not isinstance(perf, dict):
+    if not isinstance(perf, dict) or not run.manifest.timed:
         return None
     latency = perf.get("latency_ms")
     waits: Mapping[str, object] = latency if isinstance(latency, dict) else {}
@@ -238,15 +265,9 @@ def _profiled(profile: Profile) -> RowSpeed:
     )
 
 
-def _notes(run: Run, mixed: bool) -> tuple[str, ...]:
-    summary, notes = run.summary, []
-    if run.manifest.sees_ground_truth:
-        notes.append("oracle: sees the ground truth")
-    if summary.get("complete") is not True:
-        notes.append(f"incomplete: {summary.get('n_answered')} of {summary.get('n_expected')} expressions answered")
-    if run.manifest.settings.limit is not None:
-        notes.append(f"incomplete: only the first {run.manifest.settings.limit} expressions were asked")
-    return (*notes, PER_BENCHMARK) if mixed else tuple(notes)
+def _notes(run: Run) -> tuple[str, ...]:
+    oracle = ("oracle: sees the ground truth",) if run.manifest.sees_ground_truth else ()
+    return (*oracle, *((f"incomplete: {run.coverage}",) if run.coverage else ()))
 
 
 def _without_copies(runs: list[Run]) -> tuple[list[Run], list[Run]]:

@@ -45,8 +45,9 @@ class Row:
         printed: A published value exactly as printed, in percent.
         protocol: Empty where a publication does not state one of ours.
         suite_hash: Of the split's content; empty for published rows, whose content nobody can check.
+        distinct: What sets the row apart from others of the same model name, e.g. ``weights 1a2b3c4d``.
         variant: Digest of everything but suite and weights that can change an answer (settings and seed).
-        complete: Every expression of the split was answered.
+        complete: Every expression that the suite's card expects was asked and answered.
         oracle: The model sees the ground truth.
         disputed: A published number that contradicts its own source.
         rank: Place among the ``ranked`` rows of the same group, see ``ranking``; None for a row that is not ranked.
@@ -69,6 +70,7 @@ class Row:
     weight_digest: str = ""
     digest: str = ""
     variant: str = ""
+    distinct: str = ""
     date: str = ""
     speed: RowSpeed | None = None
     n_samples: int | None = None
@@ -110,6 +112,7 @@ class Average:
             Large splits and large objects weigh more. None for published models and for other metrics.
         suite_hashes: Of the eight splits, in the order of the cells.
         weight_digests: One, or several for a model with a checkpoint per benchmark.
+        distinct: As of ``Row``.
     """
 
     kind: Kind
@@ -123,6 +126,7 @@ class Average:
     protocol: str = ""
     suite_hashes: tuple[str, ...] = ()
     weight_digests: tuple[str, ...] = ()
+    distinct: str = ""
     oracle: bool = False
     disputed: bool = False
     verified: bool = True

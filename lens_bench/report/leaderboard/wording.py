@@ -59,9 +59,9 @@ NUMERIC = frozenset(
 EXPLANATION = (
     "A measured row is ranked only with complete runs of the same split content under the same protocol. "
     "Published rows are ranked only with published rows that state the same protocol, or none: what data and which "
-    "weights are behind them cannot be checked. Oracles, incomplete runs, unverified and disputed numbers are shown "
-    "and not ranked. A place is given as place/number ranked. A speed in brackets compares with no other; the notes "
-    "say why."
+    "weights are behind them cannot be checked. Oracles, runs on part of a split, unverified and disputed numbers are "
+    "shown and not ranked. A place is given as place/number ranked. A speed in brackets compares with no other; the "
+    "notes say why."
 )
 AVERAGES_EXPLANATION = (
     "The mean of RefCOCO val, testA, testB, RefCOCO+ val, testA, testB and RefCOCOg (UMD) val, test, as papers print "
@@ -103,7 +103,7 @@ def measured_cells(row: Row) -> list[str]:
     notes = (*row.notes, *profiled, *(f"speed not comparable: {r}" for r in (speed.reasons if speed and doubt else ())))
     return [
         place(row),
-        row.model,
+        _named(row),
         percent(row.value),
         interval(row.low, row.high),
         row.protocol,
@@ -151,7 +151,7 @@ def average_cells(row: Average) -> list[str]:
     )
     return [
         place(row),
-        row.model,
+        _named(row),
         percent(row.mean8),
         row.printed,
         percent(row.pooled),
@@ -160,6 +160,11 @@ def average_cells(row: Average) -> list[str]:
         origin,
         "; ".join((*marks, *row.notes)),
     ]
+
+
+def _named(row: Row | Average) -> str:
+    """The model's name, with what sets it apart from others of that name."""
+    return f"{row.model} ({row.distinct})" if row.distinct else row.model
 
 
 def place(row: Row | Average) -> str:

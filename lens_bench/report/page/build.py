@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from lens_bench.data.split import default_data_root
 from lens_bench.errors import UsageError
 from lens_bench.records import Prediction
 from lens_bench.report.compare import Comparison, compare_runs
@@ -37,7 +36,7 @@ class PageOptions:
     """What goes into a page.
 
     Attributes:
-        data_root: Where the suite's annotations and pictures are looked for.
+        data_root: Where the suite's annotations and images are looked for; by default where the run found them.
         suite: Name or path of the suite card, where the one of the manifest's name is not it.
         pictures: Samples in each list of the gallery.
         side: Longest side of a picture in pixels.
@@ -47,7 +46,7 @@ class PageOptions:
         plots: Whether plots are drawn.
     """
 
-    data_root: Path = field(default_factory=default_data_root)
+    data_root: Path | None = None
     suite: str | None = None
     pictures: int = 24
     side: int = 480

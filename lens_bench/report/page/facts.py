@@ -131,12 +131,13 @@ def run_facts(run: ScoredRun) -> list[tuple[str, list[tuple[str, str]]]]:
     card, about = m.model_card, m.environment
     settings = {k: v for k, v in asdict(m.settings).items() if v not in (None, {}, "")}
     answered = f"{len(run.scores):,} of {m.n_samples:,}" + ("" if run.complete else " (not complete)")
+    coverage = {"coverage": run.coverage} if run.coverage else {}
     load = {k: v for k, v in (m.load_report or {}).items() if v}
     return [
         (
             "Data",
             [
-                *_pairs(suite=m.suite, split=m.split, content_hash=m.suite_hash, expressions=answered),
+                *_pairs(suite=m.suite, split=m.split, content_hash=m.suite_hash, expressions=answered, **coverage),
                 *_pairs(images=f"{m.n_images:,}", protocol=f"{run.protocol.name}: {run.protocol.summary}"),
             ],
         ),

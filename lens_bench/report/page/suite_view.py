@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_bench.data.split import open_split
+from lens_bench.data.split import known_root, open_split
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import ImageSource, Sample
 from lens_bench.registry import find_suite
@@ -27,20 +27,21 @@ class SuiteView:
         return str(path.relative_to(self.data_root)) if path.is_relative_to(self.data_root) else path.name
 
 
-def open_suite(run: ScoredRun, data_root: Path, suite: str | None = None) -> SuiteView:
+def open_suite(run: ScoredRun, data_root: Path | None, suite: str | None = None) -> SuiteView:
     """Open the split that a run was made on. A page can be made without, so absence is a value and no error.
 
     Args:
         run: Whose suite, split and content hash are looked for.
-        data_root: Folder with the data.
+        data_root: Folder with the data; by default the one that the run used, see ``known_root``.
         suite: Name or path of the suite card, where the one of the manifest's name is not it.
     """
     manifest = run.manifest
+    root = known_root(data_root, manifest.data_root)
     try:
-        split = open_split(find_suite(suite or manifest.suite), manifest.split, data_root, allow_partial=True)
+        split = open_split(find_suite(suite or manifest.suite), manifest.split, root, allow_partial=True)
     except (DataError, UsageError) as error:
-        return SuiteView({}, data_root, error.message)
+        return SuiteView({}, root, error.message)
     if split.content_hash != manifest.suite_hash:
         found = f"{manifest.suite} {manifest.split} as found here is not what the run was made on"
-        return SuiteView({}, data_root, f"{found}: content hash {split.content_hash[:12]}")
-    return SuiteView({s.id: s for s in split.samples}, data_root)
+        return SuiteView({}, root, f"{found}: content hash {split.content_hash[:12]}")
+    return SuiteView({s.id: s for s in split.samples}, root)

@@ -17,6 +17,7 @@ from lens_bench.report.figures import title
 from lens_bench.report.plots.groups import Group, Shown
 from lens_bench.report.plots.style import INK, LEADER, SOFT, drawing, log_axis, new_figure, save, short, slug
 
+_ROOM = 0.55  # the longest bar that leaves room for a remark beside it
 _BAR = 0.15  # inches of one bar and its gap
 # Where a name may stand, seen from its point: how far (1/72 inch), and in which direction; the first that fits.
 _REACHES = (6.0, 14.0, 24.0, 36.0, 50.0)
@@ -61,7 +62,12 @@ def _bars(axes: Axes, blocks: Sequence[tuple[Group, list[tuple[Shown, float]]]],
                 axes.plot([100 * low, 100 * high], [y, y], color="white", linewidth=2.6, solid_capstyle="butt")
                 axes.plot([100 * low, 100 * high], [y, y], color=INK, linewidth=1.0, solid_capstyle="butt")
                 end = max(value, high)
-            axes.text(100 * end + 1, y, f"{100 * value:.1f}", va="center", ha="left", fontsize=6.5)
+            coverage = shown.run.coverage
+            part = f"  {coverage}" if coverage else ""
+            if end > _ROOM and part:  # no room beside the bar
+                axes.text(1, y, part.strip(), va="center", ha="left", fontsize=5.5)
+                part = ""
+            axes.text(100 * end + 1, y, f"{100 * value:.1f}{part}", va="center", ha="left", fontsize=6.5)
             ticks.append(y)
             names.append(short(shown.name))
             y += 1

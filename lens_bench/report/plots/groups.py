@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from dataclasses import dataclass
 
+from lens_bench.report.namesakes import System, system_of
 from lens_bench.report.plots.style import Look, look, slug
 from lens_bench.report.runset import ScoredRun
-
-_System: TypeAlias = tuple[str, str, str]  # model, weights, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,7 @@ class Shown:
 
     Attributes:
         name: The model's, with what sets it apart from runs of the same model on the same split.
-        ranked: Complete, and no oracle.
+        ranked: It covers the whole split, and is no oracle.
     """
 
     run: ScoredRun
@@ -70,14 +67,9 @@ def groups_of(runs: Sequence[ScoredRun]) -> list[Group]:
     return groups
 
 
-def _system(run: ScoredRun) -> _System:
-    m = run.manifest
-    return (m.model, m.weight_digest, json.dumps({**asdict(m.settings), "seed": m.seed}, sort_keys=True))
-
-
-def _names(runs: Sequence[ScoredRun]) -> dict[_System, str]:
+def _names(runs: Sequence[ScoredRun]) -> dict[System, str]:
     """The model's name, with as much of its weights' digest or of the run's as tells its namesakes apart."""
-    systems = {_system(run): run for run in runs}
+    systems = {system_of(run.manifest): run for run in runs}
     weights: dict[str, set[str]] = defaultdict(set)
     for model, digest, _ in systems:
         weights[model].add(digest)
@@ -94,13 +86,13 @@ def _names(runs: Sequence[ScoredRun]) -> dict[_System, str]:
     return names
 
 
-def _shown(runs: Sequence[ScoredRun], names: Mapping[_System, str], looks: Mapping[str, Look]) -> tuple[Shown, ...]:
+def _shown(runs: Sequence[ScoredRun], names: Mapping[System, str], looks: Mapping[str, Look]) -> tuple[Shown, ...]:
     found: list[Shown] = []
     seen: Counter[str] = Counter()
-    for run in sorted(runs, key=lambda r: (names[_system(r)], r.files.root)):
-        name = names[_system(run)]
+    for run in sorted(runs, key=lambda r: (names[system_of(r.manifest)], r.files.root)):
+        name = names[system_of(run.manifest)]
         seen[name] += 1
-        whole = run.complete and run.manifest.settings.limit is None
+        whole = run.coverage == ""
         oracle = run.manifest.sees_ground_truth
         marks = [*(["oracle"] if oracle and "oracle" not in name else []), *([] if whole else ["incomplete"])]
         text = f"{name} #{seen[name]}" if seen[name] > 1 else name

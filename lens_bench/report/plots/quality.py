@@ -70,6 +70,7 @@ def draw_histogram(group: Group, folder: Path) -> list[Path]:
             axes.set_title(short(shown.name), loc="left", color=shown.look.colour, pad=2)
             none = 100 * float(np.mean(ious == 0))
             note = f"IoU = 0: {none:.1f} %  median {float(np.median(ious)):.2f}"
+            note = f"{shown.run.coverage}  {note}" if shown.run.coverage else note
             axes.set_title(note, loc="right", color=SOFT, fontsize=6, pad=2)
             axes.set_ylim(0, 1.08 * (max(compared) if compared and not _oracle(shown) else float(share.max())))
             axes.set_xlim(0, 1)

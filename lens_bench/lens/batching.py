@@ -11,8 +11,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lens_bench.errors import OutOfMemoryError
+from lens_bench.errors import LensBenchError, OutOfMemoryError
 from lens_bench.lens.config import whole
+from lens_bench.out_of_memory import count_halving, free_cached_memory, is_out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,28 +55,22 @@ class Budget:
             batch = order[at : at + self.size]
             try:
                 results = work([items[i] for i in batch])
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError, OSError, LensBenchError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._shrink(len(batch))
+                if len(batch) == 1:
+                    raise OutOfMemoryError(
+                        f"{self.what}: one item does not fit into memory", "lower the image size or dtype"
+                    ) from error
+                results = None
+            if results is None:  # the exception is gone here, and with it the tensors of its traceback
+                self.size = max(1, len(batch) // 2)
+                count_halving(self.what)
+                free_cached_memory()
                 continue
             out.update(zip(batch, results, strict=True))
             at += len(batch)
         return [out[i] for i in range(len(items))]
-
-    def _shrink(self, tried: int) -> None:
-        if tried == 1:
-            raise OutOfMemoryError(f"{self.what}: one item does not fit into memory", "lower the image size or dtype")
-        self.size = max(1, tried // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on any device (the CPU allocator raises a RuntimeError)."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def row_budget(device: torch.device, bytes_per_row: int, cap: int = 512) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from lens_bench.out_of_memory import Halvings
 from lens_bench.perf.ceilings import Ceilings
 from lens_bench.perf.clock import Clock
 from lens_bench.perf.comparable import Watch, clock_reason
@@ -64,6 +65,7 @@ class Bench:
         driver: The device's, where it can be asked.
         ceilings: Of the device, where the model says what work it does.
         standing: Reasons that hold for everything that is measured here.
+        halvings: Of batches inside the model, since the bench was made: they speak against all that comes after them.
     """
 
     call: Call
@@ -76,6 +78,7 @@ class Bench:
     driver: Device | None = None
     ceilings: Ceilings | None = None
     standing: tuple[str, ...] = ()
+    halvings: Halvings = field(default_factory=Halvings)
 
     @contextmanager
     def measure(self) -> Iterator[Measured]:
@@ -91,7 +94,8 @@ class Bench:
             after = self.driver.energy_j() if self.driver is not None else None
             found.energy_j = after - before if after is not None and before is not None else None
             found.memory = memory_now(self.device)
-            found.reasons = [*self.standing, *watch.reasons]
+            halved = [self.halvings.reason] if self.halvings.reason else []
+            found.reasons = [*self.standing, *halved, *watch.reasons]
 
     def timing_reasons(self, warmup: Warmup | None, calls: Sequence[CallTime]) -> list[str]:
         """What speaks against the times themselves: a coarse clock, calls that never settled."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 
 from lens_bench.errors import OutOfMemoryError
+from lens_bench.out_of_memory import free_cached_memory
 from lens_bench.perf.bench import Bench, Measured, per_expression
 from lens_bench.perf.profile_file import Circumstances, Offline, OfflinePoint
 from lens_bench.perf.quantiles import rate
@@ -96,9 +97,14 @@ def _measure(bench: Bench, tasks: Sequence[ImageTask], size: int) -> OfflinePoin
                 calls.append(bench.call(next(work)))
                 bench.observer.advance(size, 0)
     except OutOfMemoryError:
-        return _too_large(size, measured)
+        fits = False
+    else:
+        fits = True
     finally:
         bench.observer.stop()
+    if not fits:  # the exception is gone here, and with it the tensors of its traceback
+        free_cached_memory()
+        return _too_large(size, measured)
     return _point(bench, size, calls, warmup, measured)
 
 

@@ -40,7 +40,8 @@ class Call:
 class Speed:
     """Collects the calls of one session. ``reasons`` say why its figures compare with no other run's.
 
-    ``workers`` is empty where this process is the only one.
+    ``workers`` is empty where this process is the only one. ``halvings`` counts how often memory ran out and a batch
+    was halved, that of a call or one inside the model.
     """
 
     device: str
@@ -48,6 +49,7 @@ class Speed:
     load_s: float = 0.0
     wall_s: float = 0.0
     reasons: list[str] = field(default_factory=list)
+    halvings: int = 0
     workers: dict[int, WorkerMemory] = field(default_factory=dict)
     _stages: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _tokens: list[int] = field(default_factory=list)
@@ -94,6 +96,7 @@ class Speed:
         return {
             "comparable": not self.reasons,
             "reasons": list(self.reasons),
+            "halvings": self.halvings,
             "device": self.device,
             "hardware": fingerprint(self.device),
             "expressions": expressions,

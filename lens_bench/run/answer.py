@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lens_bench.errors import LensBenchError, OutOfMemoryError, RunError
+from lens_bench.errors import LensBenchError, RunError
+from lens_bench.out_of_memory import free_cached_memory, is_out_of_memory
 from lens_bench.records import ImageTask, Prediction
 from lens_bench.run.contract import checked
 from lens_bench.segmenter import Segmenter
@@ -61,11 +62,13 @@ def answer(segmenter: Segmenter, tasks: Sequence[ImageTask], size: BatchSize) ->
     try:
         return checked(tasks, segmenter.segment(tasks))
     except (Exception, SystemExit) as error:  # the worker boundary: whatever a model raises costs only its samples
-        if _is_out_of_memory(error) and sum(len(t.queries) for t in tasks) > 1:
-            size.shrink(tasks)
+        too_large = is_out_of_memory(error)
         first, second = _halves(tasks)
         if not second:
             return [_failed(tasks[0].queries[0].sample_id, error)]
+    if too_large:
+        size.shrink(tasks)
+        free_cached_memory()
     return answer(segmenter, first, size) + answer(segmenter, second, size)
 
 
@@ -112,10 +115,3 @@ def _say(error: BaseException) -> str:
     text = error.message if isinstance(error, LensBenchError) else f"{type(error).__name__}: {error}"
     readable = text.encode("utf-8", "replace").decode()
     return " ".join(readable.split())[:_MESSAGE_LENGTH]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Ours, Python's, and torch's by name, so that torch need not be imported to ask."""
-    if isinstance(error, OutOfMemoryError | MemoryError):
-        return True
-    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)

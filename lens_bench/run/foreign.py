@@ -25,13 +25,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from lens_bench.cards import ModelCard
 from lens_bench.errors import CheckpointError, DataError, LensBenchError, OutOfMemoryError, RunError, UsageError
 from lens_bench.masks import rle_from_json
+from lens_bench.out_of_memory import reads_as_out_of_memory
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Query, Tokens
 from lens_bench.run import foreign_server
 from lens_bench.run.foreign_process import Child, ChildDied, ChildHung
@@ -60,7 +61,6 @@ class ForeignSegmenter:
     """
 
     _KINDS: ClassVar[Mapping[str, type[LensBenchError]]] = {
-        "oom": OutOfMemoryError,
         "usage": UsageError,
         "data": DataError,
         "checkpoint": CheckpointError,
@@ -249,9 +249,11 @@ class ForeignSegmenter:
         except ChildDied as error:
             self._drop()
             raise RunError(f"the process of {self._card.name} died while {doing}: {error}", self._hint()) from error
-        failure = cast("dict[str, str] | None", answer.get("error"))
+        failure = cast("dict[str, Any] | None", answer.get("error"))
         if failure is not None:
             kind = self._KINDS.get(failure["kind"], RunError)
+            if any(reads_as_out_of_memory(raised["classes"], raised["message"]) for raised in failure["raised"]):
+                kind = OutOfMemoryError
             text = f"{self._card.name} failed while {doing}: {failure['type']}: {failure['message']}"
             raise kind(" ".join(text.split()), self._hint())
         return answer

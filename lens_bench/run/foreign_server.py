@@ -19,9 +19,10 @@ The parent asks; the child answers each request with one frame. Requests (``op``
   -> ``predictions``, and ``ms``, the time the adapter took.
 - ``close`` -> nothing, and the child ends.
 
-A request that fails is answered with ``error``: ``kind`` (``oom``, ``usage``, ``data``, ``checkpoint`` or ``model``),
-``type`` and ``message``; the traceback goes to stderr. A task is ``{"image_id", "size": [h, w], "queries": [...],
-"pixels"}``, a query ``{"sample_id", "expression", "raw", "is_sentence", "key"}``.
+A request that fails is answered with ``error``: ``kind`` (``usage``, ``data``, ``checkpoint`` or ``model``), ``type``,
+``message``, and ``raised``, the class names and the message of the exception and of each that it was raised from, by
+which the parent knows that memory ran out; the traceback goes to stderr. A task is ``{"image_id", "size": [h, w],
+"queries": [...], "pixels"}``, a query ``{"sample_id", "expression", "raw", "is_sentence", "key"}``.
 
 An adapter here is what it is in our own process: a class constructed with an options object, with ``load()``,
 ``segment(tasks)`` and ``close()``, and if it likes ``weight_digest()`` and ``expect(tasks)``. Options, tasks and
@@ -41,6 +42,7 @@ import sys
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -54,7 +56,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, Iterator, Sequence, cast
+from typing import BinaryIO, Callable, Dict, Iterator, List, Sequence, cast
 
 import numpy as np
 from pycocotools import mask as coco
@@ -64,7 +66,7 @@ MAGIC = b"LBF1"
 PREFIX = struct.Struct(">4sIQ")
 REPORTED = ("torch", "transformers", "numpy", "pycocotools")
 OPTIONAL = ("weight_digest", "expect")
-KINDS = {"UsageError": "usage", "DataError": "data", "CheckpointError": "checkpoint", "OutOfMemoryError": "oom"}
+KINDS = {"UsageError": "usage", "DataError": "data", "CheckpointError": "checkpoint"}
 ORPHAN_CHECK_S = 1.0
 
 Json = Dict[str, object]
@@ -208,12 +210,15 @@ def rle_of(mask: object, size: tuple[int, int]) -> Json:
 
 
 def describe_error(error: BaseException) -> Json:
-    """What kind of failure it is. Out of memory is known by name, also in old torch that raises RuntimeError."""
+    """What kind of failure it is, and all that the parent needs to know whether memory ran out."""
     names = [kind.__name__ for kind in type(error).__mro__]
     kind = next((KINDS[name] for name in names if name in KINDS), "model")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error).lower()):
-        kind = "oom"
-    return {"kind": kind, "type": type(error).__name__, "message": str(error)}
+    raised: List[Json] = []
+    cause: BaseException | None = error
+    while cause is not None and len(raised) < 10:
+        raised.append({"classes": [kind.__name__ for kind in type(cause).__mro__], "message": str(cause)})
+        cause = cause.__cause__
+    return {"kind": kind, "type": type(error).__name__, "message": str(error), "raised": raised}
 
 
 # ---------------------------------------------------------------------------------------------- requests
@@ -234,12 +239,15 @@ class Server:
             if header is None:
                 return
             request, payload = header
+            failed = False
             try:
                 answer = self._answer(request, payload)
                 text = json.dumps(answer, allow_nan=False)
             except (Exception, SystemExit) as error:
+                failed = True
                 traceback.print_exc()
                 text = json.dumps({"error": describe_error(error)})
+            if failed:  # the exception is gone here, and with it the tensors of its traceback
                 self._free_memory()
             self._send(text.encode("ascii"))
             if request["op"] == "close":
@@ -297,6 +305,7 @@ class Server:
         """Give cached device memory back, so that a smaller call has room."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
     def _read_header(self) -> tuple[Json, bytearray] | None:

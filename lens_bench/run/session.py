@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Protocol
 
 from lens_bench.errors import LensBenchError, RunError
+from lens_bench.out_of_memory import Halvings
 from lens_bench.perf.speed import Speed
 from lens_bench.records import ImageTask, LoadReport, Prediction
 from lens_bench.run.answer import BatchSize, adapter_code, answer, failed
@@ -54,6 +55,7 @@ class InProcess:
         self._segmenter = segmenter
         self._plans = plans
         self._report: LoadReport | None = None
+        self._inside = Halvings()
         self.load_s = 0.0
 
     def load(self, plan: Plan, images: int, progress: Progress) -> LoadReport:
@@ -72,7 +74,7 @@ class InProcess:
 
     def answers(self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress) -> Iterator[list[Prediction]]:
         """Predictions batch by batch; images that cannot be read become errors without the model being asked."""
-        size = BatchSize(min(plan.batch_size, len(work)))
+        size, inside = BatchSize(min(plan.batch_size, len(work))), self._inside.count
         decoded = decode_ahead(work, ahead=2 * size.images, read=plan.card.reads_images)
         while batch := list(islice(decoded, size.images)):
             broken = [p for item in batch if item.error for p in failed(item.task, item.error)]
@@ -81,12 +83,13 @@ class InProcess:
             tasks = [item.task for item in batch if item.error is None]
             if not tasks:
                 continue
-            before = size.halvings
             with speed.call(len(tasks), sum(len(t.queries) for t in tasks)):
                 predictions = answer(self._segmenter, tasks, size)
-            if size.halvings > before:
-                speed.reasons.append(size.reason)
-                progress.note(size.reason)
+            for reason in halved(size, self._inside):
+                if reason not in speed.reasons:
+                    speed.reasons.append(reason)
+                    progress.note(reason)
+            speed.halvings = size.halvings + self._inside.count - inside
             yield predictions
         if isinstance(self._segmenter, RunsElsewhere) and self._segmenter.restarts:
             speed.reasons.append(f"the model's process was started again {self._segmenter.restarts} times")
@@ -98,6 +101,14 @@ class InProcess:
                 self._segmenter.close()
         except LensBenchError as error:
             progress.note(error.message)
+
+
+def halved(size: BatchSize, inside: Halvings) -> Iterator[str]:
+    """What to say of calls that memory has shrunk, and of batches inside the model."""
+    if size.halvings:
+        yield size.reason
+    if inside.reason is not None:
+        yield inside.reason
 
 
 def everything(plans: Sequence[Plan]) -> list[ImageTask]:

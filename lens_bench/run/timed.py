@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lens_bench.errors import OutOfMemoryError, RunError
+from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.perf.clock import synchronise
 from lens_bench.perf.stages import CallTime
 from lens_bench.records import Cost, ImageTask, Prediction
@@ -110,9 +111,7 @@ def _named_errors(model: str) -> Iterator[None]:
         with adapter_code(model, "asking"):
             yield
     except RunError as error:
-        cause = error.__cause__
-        kinds = {kind.__name__ for kind in type(cause).__mro__} if cause is not None else set()
-        if kinds & {"OutOfMemoryError", "MemoryError"}:
+        if is_out_of_memory(error):
             raise OutOfMemoryError(
                 f"model {model} ran out of memory", "smaller --batch-sizes or --image-size"
             ) from error

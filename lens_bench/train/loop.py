@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from lens_bench.errors import RunError
+from lens_bench.errors import OutOfMemoryError, RunError
 from lens_bench.lock import FolderLock
+from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
@@ -106,6 +107,20 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         stage.close()
 
 
+@contextmanager
+def _memory_named(step: int) -> Iterator[None]:
+    """Say in which step memory ran out and what takes less of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"step {step} ran out of memory: {str(error).strip().partition(chr(10))[0]}",
+            "a smaller batch.micro, runtime.gradient_checkpointing: true or runtime.precision: bf16 need less",
+        ) from error
+
+
 def _begin(folder: Path, begun: Begun, *, fresh: bool) -> None:
     if fresh:
         clear(folder)
@@ -172,7 +187,8 @@ class Training:
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
             for step in range(done, recipe.optimiser.steps):
-                values = self._step(step, order)
+                with _memory_named(step + 1):
+                    values = self._step(step, order)
                 if look is not None and recipe.evaluation is not None and (step + 1) % recipe.evaluation.every == 0:
                     values |= look(step + 1)
                 # Written first: a step that ends the training is in its log.

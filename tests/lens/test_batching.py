@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_bench.errors import OutOfMemoryError
-from lens_bench.lens.batching import Budget, is_out_of_memory, padded_rows, row_budget, row_bytes
+from lens_bench.lens import batching
+from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
+from lens_bench.out_of_memory import Halvings
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 7), st.integers(1, 7))
@@ -47,10 +50,37 @@ def test_a_worker_that_loses_results_is_a_defect() -> None:
         Budget(0, "masks")
 
 
-def test_what_counts_as_out_of_memory() -> None:
-    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
-    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."))
-    assert not is_out_of_memory(RuntimeError("shape mismatch")) and not is_out_of_memory(ValueError("memory"))
+def test_the_cache_is_freed_when_the_failed_batch_has_let_go_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the exception lives, its traceback holds every tensor of the batch, and freeing the cache frees nothing."""
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+    monkeypatch.setattr(batching, "free_cached_memory", lambda: alive.append(tensors[-1]() is not None))
+
+    def work(batch: Sequence[int]) -> list[int]:
+        held = torch.zeros(len(batch))
+        tensors.append(weakref.ref(held))
+        if len(held) > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return list(batch)
+
+    halvings = Halvings()
+    assert Budget(4, "masks").run([1, 2, 3, 4], work) == [1, 2, 3, 4]
+    assert alive == [False, False]
+    assert halvings.count == 2 and halvings.reason == "out of memory: fewer masks at once inside the model"
+
+
+def test_a_smaller_batch_is_tried_where_a_stage_inside_could_not_go_lower() -> None:
+    inner = Budget(1, "features")
+
+    def work(batch: Sequence[int]) -> list[int]:
+        def features(one: Sequence[int]) -> list[int]:
+            if len(batch) > 1:
+                raise torch.OutOfMemoryError("full")
+            return list(one)
+
+        return inner.run(batch, features)
+
+    assert Budget(4, "images").run([1, 2, 3], work) == [1, 2, 3]
 
 
 def test_rows_on_the_cpu_do_not_depend_on_memory() -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 
 from lens_bench.errors import OutOfMemoryError
+from lens_bench.out_of_memory import count_halving
 from lens_bench.perf.offline import batches, offline, sizes, stopped_growing
 from lens_bench.perf.profile_file import Offline
 from lens_bench.records import ImageTask
@@ -60,6 +61,18 @@ def test_what_does_not_fit_ends_the_sweep_and_is_kept() -> None:
     assert [p.fits for p in found.points] == [True, True, False]
     assert found.complete and "4 pictures a call do not fit" in found.ended
     assert found.best is not None and found.best.batch_images == 2
+
+
+def test_batches_halved_inside_the_model_speak_against_all_that_follows() -> None:
+    def tight(asked: Sequence[ImageTask]) -> float:
+        if len(asked) == 2:
+            count_halving("masks")
+        return 0.1
+
+    kept: list[Offline] = []
+    offline(bench(tight), tasks(8), (1, 2, 4), None, kept.append)
+    halved = ["out of memory: fewer masks at once inside the model" in p.circumstances.reasons for p in kept[-1].points]
+    assert halved == [False, True, True]
 
 
 def test_an_interrupted_sweep_measures_only_what_is_missing() -> None:

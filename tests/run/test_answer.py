@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from lens_bench.errors import OutOfMemoryError
 from lens_bench.masks import full
 from lens_bench.records import ImageTask, LoadReport, Prediction, Query
+from lens_bench.run import answer as answering
 from lens_bench.run.answer import BatchSize, answer
 
 SIZE = (4, 6)
@@ -88,6 +90,10 @@ def test_out_of_memory_on_a_single_expression_is_its_error() -> None:
     assert [p.status for p in found] == ["error"] * 3
 
 
+class Tensor:
+    """Something that a failed call holds."""
+
+
 class OutOfMemoryErrorOfTorch(RuntimeError):
     pass
 
@@ -103,6 +109,25 @@ def test_torch_is_recognised_by_name() -> None:
     size = BatchSize(4)
     assert all(p.status == "ok" for p in answer(Model(before), tasks(1, 1, 1), size))
     assert size.images == 1
+
+
+def test_a_cpu_that_runs_out_is_recognised_and_its_batch_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's CPU allocator raises a bare RuntimeError. What is freed is freed once the traceback is gone."""
+    tensors: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    monkeypatch.setattr(answering, "free_cached_memory", lambda: alive.append(tensors[-1]() is not None))
+
+    def before(call: list[str]) -> None:
+        held = Tensor()
+        tensors.append(weakref.ref(held))
+        if len(call) > 2:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+            )
+
+    size = BatchSize(4)
+    assert all(p.status == "ok" for p in answer(Model(before), tasks(1, 1, 1, 1), size))
+    assert (size.images, size.halvings, alive) == (2, 1, [False])
 
 
 def test_interruptions_pass() -> None:

@@ -228,6 +228,36 @@ def test_out_of_memory_is_survived_and_recorded(tiny: Any, tmp_path: Path) -> No
     assert summary["metrics"]["error_rate"] == 0
     assert not summary["perf"]["comparable"]
     assert any("out of memory" in reason for reason in summary["perf"]["reasons"])
+    assert summary["perf"]["halvings"] > 0
+
+
+def test_batches_halved_inside_the_model_are_recorded(tiny: Any, tmp_path: Path) -> None:
+    """Also in a later split: the model goes on with the smaller batches."""
+    folder = tmp_path / "tight"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(
+        "name: tight\ntitle: Tight\nsummary: Little memory.\nadapter: adapter.py:Tight\ndevices: [cpu]\n"
+    )
+    (folder / "adapter.py").write_text(
+        "from lens_bench.lens.batching import Budget\n"
+        "from lens_bench.records import LoadReport, Prediction\n\n\n"
+        "class Tight:\n"
+        "    def __init__(self, options):\n        self.budget = Budget(4, 'masks')\n\n"
+        "    def load(self):\n        return LoadReport()\n\n"
+        "    def close(self):\n        pass\n\n"
+        "    def segment(self, tasks):\n"
+        "        return self.budget.run([q for t in tasks for q in t.queries], self.some)\n\n"
+        "    def some(self, queries):\n"
+        "        if len(queries) > 1:\n"
+        '            raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 8 bytes")\n'
+        "        return [Prediction(q.sample_id, 'no_mask') for q in queries]\n"
+    )
+    plans = [tiny.plan(str(folder), tmp_path / out) for out in ("one", "two")]
+    perfs = [outcome.summary["perf"] for outcome in run_splits(plans, make_model(plans[0].card, plans[0].request)[1])]
+    assert [p["halvings"] for p in perfs] == [2, 0]
+    for perf in perfs:
+        assert not perf["comparable"]
+        assert "out of memory: fewer masks at once inside the model" in perf["reasons"]
 
 
 @pytest.fixture

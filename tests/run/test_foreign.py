@@ -331,7 +331,7 @@ def test_a_child_that_does_not_come_up_again_is_given_up(stranger: Opener, tmp_p
     assert (tmp_path / "marks").read_text().split().count("load") == 3
 
 
-@pytest.mark.parametrize("mode", ["limit", "old torch"])
+@pytest.mark.parametrize("mode", ["limit", "old torch", "cpu", "wrapped"])
 def test_out_of_memory_is_passed_on(stranger: Opener, mode: str) -> None:
     segmenter = stranger(mode)
     segmenter.load()

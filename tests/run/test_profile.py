@@ -56,7 +56,7 @@ class Model:
         if self.calls == self.interrupt_at:
             raise KeyboardInterrupt
         if len(tasks) > self.most:
-            raise MemoryError
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         if self.error is not None:
             return [Prediction(q.sample_id, "error", error=self.error) for t in tasks for q in t.queries]
         return [

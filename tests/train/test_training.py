@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.errors import CheckpointError, OutOfMemoryError, RunError, UsageError
 from lens_bench.lens.checkpoint import load
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lock import FolderLock
@@ -373,6 +373,16 @@ def test_a_broken_gradient_stops_before_the_update(run: Run, monkeypatch: pytest
     with pytest.raises(RunError, match="norm is nan") as caught:
         run(recipe)
     assert "checkpoint-00000001" in caught.value.hint
+
+
+def test_a_step_that_runs_out_of_memory_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: loop.Training) -> torch.Tensor:
+        return torch.empty(1 << 50)
+
+    monkeypatch.setattr(loop.Training, "_clip", full)
+    with pytest.raises(OutOfMemoryError, match=r"step 1 ran out of memory: .*DefaultCPUAllocator") as caught:
+        run(tiny_recipe("supervised"))
+    assert "batch.micro" in caught.value.hint
 
 
 def test_a_log_ends_with_the_last_step(run: Run) -> None:

@@ -68,6 +68,7 @@ class Crew:
                 if said := [r for r in come.answer.reasons if r not in reasons.get(come.worker, ())]:
                     progress.note(f"worker {come.worker}: {said[-1]}")
                 reasons[come.worker] = come.answer.reasons
+                speed.halvings += come.answer.halvings
                 self._measure(come, parcels, speed)
                 yield self._predictions(come, parcels, dispatcher)
             else:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lens_bench.cards import ModelCard
 from lens_bench.errors import LensBenchError
+from lens_bench.out_of_memory import Halvings
 from lens_bench.perf.hardware import environment, fingerprint, peak_rss_mb
 from lens_bench.perf.speed import Call, peak_device_mb
 from lens_bench.records import ImageSource, ImageTask, LoadReport, Prediction
@@ -24,7 +25,7 @@ from lens_bench.registry import find_model
 from lens_bench.run.answer import BatchSize, adapter_code, answer
 from lens_bench.run.decode import Decoded, decode
 from lens_bench.run.plan import Request, make_model, weights_of
-from lens_bench.run.session import load_model
+from lens_bench.run.session import halved, load_model
 from lens_bench.run.workers.pool import Identity
 from lens_bench.segmenter import RunsElsewhere, Segmenter, SupportsExpect
 
@@ -69,6 +70,7 @@ class ImageAnswer:
         unread: Which could not be read, by their place among the parcels, and why.
         calls: Of the model; more than one where memory ran out.
         reasons: Why the worker's speed is not comparable, all of them so far.
+        halvings: How often memory ran out in these calls.
         peak_rss_mb: Of the worker so far; ``peak_device_mb`` likewise, None on a CPU.
     """
 
@@ -76,6 +78,7 @@ class ImageAnswer:
     unread: Mapping[int, LensBenchError]
     calls: tuple[Call, ...]
     reasons: tuple[str, ...]
+    halvings: int
     peak_rss_mb: float
     peak_device_mb: float | None
 
@@ -93,6 +96,7 @@ class Worker:
         self._number = number
         self._segmenter: Segmenter | None = None
         self._size = BatchSize(job.request.batch_size or job.card.batch_size)
+        self._inside = Halvings()
         self._decoding: deque[tuple[str, Future[Decoded]]] = deque()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
 
@@ -134,6 +138,7 @@ class Worker:
         self._decoding = deque((p.task.image_id, self._threads.submit(_decode, p)) for p in ahead)
         tasks = [item.task for item in decoded if item.error is None]
         calls: list[Call] = []
+        before = self._halvings
         predictions = iter([p for part in self._calls(tasks, calls) for p in part])
         return ImageAnswer(
             tuple(
@@ -142,6 +147,7 @@ class Worker:
             {place: item.error for place, item in enumerate(decoded) if item.error is not None},
             tuple(calls),
             tuple(self._reasons()),
+            self._halvings - before,
             peak_rss_mb(),
             peak_device_mb(self._job.request.device or "cpu"),
         )
@@ -177,9 +183,12 @@ class Worker:
             calls.append(Call(time.perf_counter() - began, len(part), sum(len(t.queries) for t in part), self._number))
             start += len(part)
 
+    @property
+    def _halvings(self) -> int:
+        return self._size.halvings + self._inside.count
+
     def _reasons(self) -> Iterator[str]:
-        if self._size.halvings:
-            yield self._size.reason
+        yield from halved(self._size, self._inside)
         if isinstance(self._segmenter, RunsElsewhere) and self._segmenter.restarts:
             yield f"the model's process was started again {self._segmenter.restarts} times"
 

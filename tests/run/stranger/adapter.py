@@ -61,6 +61,10 @@ class Stranger:
             raise MemoryError("one at a time")
         if self.mode == "old torch":
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if self.mode == "cpu":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        if self.mode == "wrapped":
+            raise ValueError("generation failed") from MemoryError()
         return [self.answer(task, query) for task in tasks for query in task.queries]
 
     def answer(self, task, query):

@@ -20,7 +20,7 @@ def reply(worker: int, parcels: Sequence[ImageParcel]) -> ImageAnswer:
     """One call of a second for every image."""
     predictions = tuple(tuple(Prediction(q.sample_id, "no_mask") for q in p.task.queries) for p in parcels)
     calls = tuple(Call(1.0, 1, len(p.task.queries), worker) for p in parcels)
-    return ImageAnswer(predictions, {}, calls, (), 1.0, None)
+    return ImageAnswer(predictions, {}, calls, (), 0, 1.0, None)
 
 
 def test_a_call_that_was_repeated_meanwhile_counts_once(tiny: Any, tmp_path: Path) -> None:

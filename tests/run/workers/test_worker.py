@@ -95,7 +95,9 @@ def test_memory_that_runs_out_makes_calls_smaller_from_then_on(tiny: Any, tmp_pa
     first = worker.answer(sent[:4], [])
     assert all(p.status == "ok" for image in first.predictions for p in image)
     assert first.reasons == ("out of memory: at most 2 images per call from here on",)
-    assert [c.images for c in worker.answer(sent[4:8], []).calls] == [2, 2]
+    assert first.halvings == 1
+    second = worker.answer(sent[4:8], [])
+    assert [c.images for c in second.calls] == [2, 2] and second.halvings == 0
 
 
 def test_an_error_of_loading_comes_back_whole(tiny: Any, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def evaluate(shop: Workshop, items: Sequence[Item], config: Evaluation, step: in
     """Ask the model about samples as ``lens-bench run`` does; fractions by name, over all ranks.
 
     ``eval/ciou`` is a ratio of sums over pixels. ``eval/named`` is the share of right masks (IoU > 0.5) whose text
-    names the thing that is meant, where the data says what it is called.
+    names the thing that is meant, where the data says what it is called; it is left out where no mask is right.
     """
     lens, accelerator = shop.lens, shop.accelerator
     mine = list(items[: config.samples])[accelerator.process_index :: accelerator.num_processes]

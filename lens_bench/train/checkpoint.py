@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
 from lens_bench.lens.modeling import LensModel
-from lens_bench.lens.placing import Precision, assign
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
-from lens_bench.lens.sources import MemorySource, SafetensorsSource, folder_shards
+from lens_bench.lens.sources import SafetensorsSource, folder_shards
 from lens_bench.train.assembly import Assembly
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.devices import layout
@@ -86,13 +85,12 @@ class Keeper:
         return target
 
     def finish(self, step: int) -> Path:
-        """Write the result, in the recipe's precision and without the optimizer."""
+        """Write the result, every weight in the recipe's ``saving.dtype``, and without the optimizer."""
         target = self.folder / FINAL
         part = self._begin(target)
         with self._made.whole():
             if self._accelerator.is_main_process:
-                plain, dtype = merged(self._made.lens), getattr(torch, self._recipe.saving.dtype)
-                self._write(part, plain if dtype == torch.float32 else _cast(plain, dtype), step)
+                self._write(part, merged(self._made.lens, getattr(torch, self._recipe.saving.dtype)), step)
                 _move(part, target)
         self._accelerator.wait_for_everyone()
         return target
@@ -181,16 +179,6 @@ def _move(part: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         part.rename(target)
-
-
-def _cast(lens: LensModel, dtype: torch.dtype) -> LensModel:
-    with torch.device("meta"):
-        plain = LensModel(lens.config)
-    tensors = {**dict(lens.named_parameters(remove_duplicate=False)), **dict(lens.named_buffers())}
-    shapes = own_shapes(plain)
-    source = MemorySource({name: tensors[name].detach() for name in shapes}, "the trained model")
-    assign(plain, make_plan(OWN, shapes, source, tied_names(plain)), "cpu", Precision(dtype, dtype, dtype))
-    return plain.eval()
 
 
 def _restore_weights(folder: Path, lens: LensModel) -> None:

@@ -260,7 +260,7 @@ class Evaluation(_Part):
 
 
 class Saving(_Part):
-    """Checkpoints: every so many steps the last ``keep`` to resume from; at the end one in ``dtype``."""
+    """Checkpoints: every ``every`` steps one to resume from, the last ``keep`` of them; ``final`` is in ``dtype``."""
 
     every: int = Field(default=500, ge=1)
     keep: int = Field(default=2, ge=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from lens_bench.errors import UsageError
 from lens_bench.lens.layouts import OWN, make_plan, own_shapes, tied_names
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import Precision, assign
-from lens_bench.lens.sources import MemorySource
 from lens_bench.train.config import Lora
 
 if TYPE_CHECKING:
@@ -56,37 +55,70 @@ def disabled(lens: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-@torch.no_grad()
-def merged(lens: LensModel) -> LensModel:
-    """A plain model with the adapters added to the weights; ``lens`` is left alone. Itself where it has none."""
-    names = {id(layer): name for name, layer in lens.named_modules()}
-    layers = {names[id(layer)]: layer for layer in _layers(lens)}
-    if not layers:
+class Merged:
+    """A model's tensors under the names of a plain one (a ``TensorSource``); adapters are added when one is asked for.
+
+    They are added in float32 and the sum stays in float32, whatever precision the frozen weights have: at a low
+    learning rate an update is smaller than the distance between two neighbouring bfloat16 numbers.
+
+    Args:
+        lens: With or without adapters; read when a tensor is asked for, and left alone.
+
+    Attributes:
+        parameters: Names of the parameters among them.
+    """
+
+    what = "the trained model"
+
+    def __init__(self, lens: nn.Module) -> None:
+        self._adapted = {name: layer for name, layer in lens.named_modules() if _is_adapted(layer)}
+        named = {**dict(lens.named_parameters(remove_duplicate=False)), **dict(lens.named_buffers())}
+        plain = {name: name.replace(".base_layer.", ".") for name in own_shapes(lens) if ".lora_" not in name}
+        self._tensors: dict[str, Tensor] = {own: named[name] for name, own in plain.items()}
+        self.parameters = tuple(name for name, t in self._tensors.items() if isinstance(t, nn.Parameter))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    @torch.no_grad()
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, without gradient."""
+        value = self._tensors[name].detach()
+        place, _, leaf = name.rpartition(".")
+        if leaf != "weight" or place not in self._adapted:
+            return value
+        return value.float() + self._adapted[place].get_delta_weight("default").float()
+
+
+def merged(lens: LensModel, dtype: torch.dtype | None = None) -> LensModel:
+    """A plain model on the CPU with the adapters added to the weights, see ``Merged``; ``lens`` is left alone.
+
+    Args:
+        lens: With or without adapters.
+        dtype: Of all weights. None: as they are, but float32 for a language model with adapters.
+
+    Returns:
+        ``lens`` itself where nothing has to change.
+    """
+    adapted = any(_is_adapted(module) for module in lens.modules())
+    if not adapted and all(dtype in (None, p.dtype) for p in lens.parameters()):
         return lens
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in {**dict(lens.named_parameters(remove_duplicate=False)), **dict(lens.named_buffers())}.items():
-        if ".lora_" in name:
-            continue
-        place, _, leaf = name.partition(".base_layer.")
-        value = tensor.detach()
-        if leaf == "weight" and place in layers:
-            value = value + layers[place].get_delta_weight("default").to(value)
-        tensors[f"{place}.{leaf}" if leaf else name] = value
     with torch.device("meta"):
         plain = LensModel(lens.config)
-    shapes = own_shapes(plain)
-    source = MemorySource({name: tensors[name] for name in shapes}, "the adapted model")
-    assign(plain, make_plan(OWN, shapes, source, tied_names(plain)), lens.device, Precision(*_dtypes(lens)))
+    parts = (lens.head.queries.dtype, lens.sam.sam2.no_memory_embedding.dtype)
+    precision = Precision(torch.float32, *parts) if dtype is None else Precision(dtype, dtype, dtype)
+    assign(plain, make_plan(OWN, own_shapes(plain), Merged(lens), tied_names(plain)), "cpu", precision)
     return plain.eval()
 
 
-def _dtypes(lens: LensModel) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-    return lens.text_dtype, lens.head.queries.dtype, lens.sam.sam2.no_memory_embedding.dtype
-
-
 def _layers(lens: nn.Module) -> Iterator[Linear]:
+    yield from (module for module in lens.modules() if _is_adapted(module))
+
+
+def _is_adapted(module: nn.Module) -> TypeGuard[Linear]:
     try:
         from peft.tuners.lora import Linear
     except ImportError:
-        return
-    yield from (module for module in lens.modules() if isinstance(module, Linear))
+        return False
+    return isinstance(module, Linear)

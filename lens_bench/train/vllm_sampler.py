@@ -21,7 +21,7 @@ from lens_bench.lens.prompts import HubTokenizer, Prompter
 from lens_bench.lens.save import export_qwen
 from lens_bench.lens.vllm_writer import pixels_of
 from lens_bench.train.draws import stream
-from lens_bench.train.lora import merged
+from lens_bench.train.lora import Merged, merged
 from lens_bench.train.parameters import group_of
 from lens_bench.train.rollout import Ask, Rollout
 from lens_bench.vllm_engine import Request, VllmEngine, VllmSettings
@@ -113,13 +113,12 @@ def travelling(lens: LensModel, dtype: torch.dtype) -> dict[str, Tensor]:
     that is tied to the embeddings is the embeddings.
     """
     groups = {group_of(name, "grpo") for name, p in lens.named_parameters() if p.requires_grad} - {None}
-    plain = merged(lens)
-    tied = tied_names(plain)
+    tied, plain = tied_names(lens), Merged(lens)
     found: dict[str, Tensor] = {}
-    for name, parameter in plain.named_parameters(remove_duplicate=False):
+    for name in plain.parameters:
         if name.startswith("qwen.") and name not in tied and group_of(name, "grpo") in groups:
             key = QWEN.to_theirs(Slot(name))
             if key is None:
                 raise ValueError(f"{name} has no name in a Qwen-VL folder")
-            found[key] = parameter.detach().to(dtype)
+            found[key] = plain.tensor(name).to(dtype)
     return found

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from lens_bench.errors import UsageError
+from lens_bench.lens.layouts import QWEN, Slot
 from lens_bench.lens.modeling import LensModel
 from lens_bench.train.config import Lora
 from lens_bench.train.lora import disabled, inject, merged
+from lens_bench.train.parameters import freeze
 from lens_bench.train.trainee import read, see
+from lens_bench.train.vllm_sampler import travelling
 
+from .conftest import tiny_recipe
 from .test_pack import packed, setting
 
 pytest.importorskip("peft", reason="adapters need peft")
@@ -41,6 +45,48 @@ def test_adapters_begin_without_effect_and_are_merged_exactly() -> None:
     torch.testing.assert_close(states(plain), adapted, atol=1e-4, rtol=1e-4)
     # The model itself is left alone.
     assert torch.equal(states(model), adapted)
+
+
+SMALL = 1e-6
+
+
+def adapted(dtype: torch.dtype) -> tuple[LensModel, dict[str, torch.Tensor]]:
+    """A model with frozen weights of a precision, and what its adapters add: far less than bfloat16 tells apart."""
+    model, *_ = setting()
+    model.qwen.to(dtype)
+    inject(model, Lora(rank=4, alpha=8, targets=("q_proj", "down_proj")), seed=0)
+    recipe = tiny_recipe("grpo", {"lora": {"rank": 4}, "optimiser": {"rates": {"embeddings": None}}})
+    freeze(model, recipe)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0, SMALL, generator=torch.Generator().manual_seed(len(name)))
+    deltas = {f"{n}.weight": m.get_delta_weight("default") for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    assert len(deltas) == 2 * len(model.qwen.model.language_model.layers)
+    return model, {name: delta.detach().float() for name, delta in deltas.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_whole_of_a_small_update_is_merged(dtype: torch.dtype) -> None:
+    model, deltas = adapted(dtype)
+    before = dict(setting()[0].named_parameters())
+    for plain in (merged(model), merged(model, torch.float32)):
+        after = dict(plain.named_parameters())
+        for name, delta in deltas.items():
+            held = after[name].detach() - before[name].detach().to(dtype).float()
+            # float32 itself tells the update from nothing to about a hundredth of it here.
+            assert after[name].dtype == torch.float32
+            assert float((held - delta).norm() / delta.norm()) < 0.05, name
+    assert {p.dtype for p in merged(model, torch.bfloat16).parameters()} == {torch.bfloat16}
+
+
+def test_what_vllm_is_given_is_what_is_saved() -> None:
+    model, deltas = adapted(torch.bfloat16)
+    saved = dict(merged(model).named_parameters())
+    for dtype in (torch.float32, torch.bfloat16):
+        sent = travelling(model, dtype)
+        for name in deltas:
+            assert torch.equal(sent[str(QWEN.to_theirs(Slot(name)))], saved[name].detach().to(dtype))
 
 
 def test_first_adapters_are_a_function_of_the_seed() -> None:

@@ -3,15 +3,18 @@
 The suite's card says which column holds what (``columns``) and what the mask column looks like (option ``mask``):
 
 =========== ========================================================================================================
-``dense``   rows of booleans or numbers, [H][W] (the Seg-Zero mirrors)
-``png``     an image, as ``datasets.Image`` stores it or as bytes; every pixel that is not zero is foreground
+``dense``   rows of booleans or numbers, [H][W] (the Seg-Zero mirrors), also [1][H][W] or ``datasets.Array2D``
+``png``     an image in a lossless format, as ``datasets.Image`` stores it or as bytes
 ``rle``     COCO RLE, an object, a list of objects, or one of these as JSON text
 ``polygon`` a list of flat polygons, or one flat polygon, or one of these as JSON text
 =========== ========================================================================================================
 
-Options: ``mask``; ``table_split``, which split of the table; ``box`` (``xyxy`` or ``xywh``); and for the hub ``repo``,
-``revision``, ``config`` and ``download: true``, without which nothing is ever fetched. Images and masks are read from
-the table when they are needed. ``datasets`` is imported only when a table is opened.
+Dense masks and images have two values, of which 0 is background; with the option ``mask_threshold``, all from that
+value on is foreground (see ``mask_files``). Rows of one ``image_id`` must hold one image.
+
+Options: ``mask``; ``mask_threshold``; ``table_split``, which split of the table; ``box`` (``xyxy``, ``xywh``); and for
+the hub ``repo``, ``revision``, ``config`` and ``download: true``, without which nothing is ever fetched. Images and
+masks are read from the table when they are needed. ``datasets`` is imported only when a table is opened.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from lens_bench.data.instances import box_of_xywh, box_of_xyxy, parts_of
-from lens_bench.data.jsonio import as_int, as_list
+from lens_bench.data.dense import size_of
+from lens_bench.data.instances import box_of_xywh, box_of_xyxy, get_size, parts_of
+from lens_bench.data.jsonio import as_list, as_name, as_text, shown
+from lens_bench.data.mask_files import threshold_of
 from lens_bench.data.split import Source
 from lens_bench.data.tables import CellImage, CellMask, Table, open_table, parse_cell
 from lens_bench.errors import DataError, UsageError
@@ -49,11 +54,14 @@ def read(source: Source) -> Iterable[Sample]:
         raise UsageError(f"suite {source.suite} has mask form {form!r}", f"known: {', '.join(MASKS)}")
     table = open_table(source)
     table.require(columns.values())
+    images: dict[str, CellImage] = {}
     for row in range(len(table)):
-        yield from _samples(source, table, row, columns, form)
+        yield from _samples(source, table, row, columns, form, images)
 
 
-def _samples(source: Source, table: Table, row: int, columns: dict[str, str], form: str) -> Iterator[Sample]:
+def _samples(
+    source: Source, table: Table, row: int, columns: dict[str, str], form: str, images: dict[str, CellImage]
+) -> Iterator[Sample]:
     cells = {
         role: table.value(row, column)
         for role, column in columns.items()
@@ -61,14 +69,15 @@ def _samples(source: Source, table: Table, row: int, columns: dict[str, str], fo
     }
     where = f"row {row} of {table.name}"
     image = CellImage(table, row, columns["image"], source.exif, source.images)
-    image_id = str(cells["image_id"]) if "image_id" in cells else str(row)
+    image_id = as_name(cells["image_id"], f"{columns['image_id']} of {where}") if "image_id" in cells else str(row)
+    _check_image(images.setdefault(image_id, image), image, image_id)
     truth = _truth(source, table, row, columns["mask"], form, cells, image)
     texts = cells["text"]
     expressions = [texts] if isinstance(texts, str) else as_list(texts, f"{columns['text']} of {where}")
-    sentence, tags = cells.get("is_sentence"), cells.get("tags")
-    for index, text in enumerate(expressions):
-        if not isinstance(text, str):
-            raise DataError(f"{columns['text']} of {where} is not a text, but {type(text).__name__}")
+    key, tags = cells.get("key"), cells.get("tags")
+    groups = [tags] if isinstance(tags, str) else as_list(tags or [], f"tags of {where}")
+    for index, entry in enumerate(expressions):
+        text = as_text(entry, f"{columns['text']} of {where}")
         yield Sample(
             id=f"{source.suite}/{source.split}/{row}/{index}",
             image_id=image_id,
@@ -76,11 +85,28 @@ def _samples(source: Source, table: Table, row: int, columns: dict[str, str], fo
             expression=text,
             raw=text,
             truth=truth,
-            is_sentence=None if sentence is None else bool(sentence),
+            is_sentence=_flag(cells.get("is_sentence"), f"is_sentence of {where}"),
             ref_id=str(row),
-            key=str(cells["key"]) if "key" in cells and len(expressions) == 1 else f"{row}/{index}",
-            tags=tuple(str(t) for t in ([tags] if isinstance(tags, str) else as_list(tags or [], where))),
+            key=f"{row}/{index}" if key is None or len(expressions) > 1 else as_name(key, f"key of {where}"),
+            tags=tuple(as_name(tag, f"a tag of {where}") for tag in groups),
         )
+
+
+def _check_image(first: CellImage, image: CellImage, image_id: str) -> None:
+    """One id is one image: a model is shown that of the first row for all of them."""
+    if first is not image and first.exists() and image.exists() and first.fingerprint() != image.fingerprint():
+        raise DataError(
+            f"{first.name} and row {image.row} hold different images under the image_id {shown(image_id)}",
+            "number the images of merged tables anew, or leave image_id out of the card's columns",
+        )
+
+
+def _flag(value: object, where: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if value in (0, 1):
+        return bool(value)
+    raise DataError(f"{where} is not a boolean: {shown(value)}")
 
 
 def _truth(
@@ -90,7 +116,7 @@ def _truth(
     size = _size(table, row, column, form, cells, image)
     parts: tuple[Part, ...]
     if form in ("dense", "png"):
-        parts = (CellMask(table, row, column, dense=form == "dense"),)
+        parts = (CellMask(table, row, column, dense=form == "dense", threshold=threshold_of(source)),)
     else:
         parts = parts_of(_segmentation(cells["mask"], form, f"the mask in {where}"), size, where)
     return GroundTruth(size=size, parts=parts, box=_box(source, cells.get("box"), where))
@@ -100,9 +126,9 @@ def _size(table: Table, row: int, column: str, form: str, cells: dict[str, objec
     """From the columns that say it, else from the mask, else from the image's header."""
     where = f"row {row} of {table.name}"
     if "height" in cells and "width" in cells:
-        return (as_int(cells["height"], f"height of {where}"), as_int(cells["width"], f"width of {where}"))
+        return get_size(cells, where)
     if form == "dense":
-        return table.dense_size(row, column)
+        return size_of(table.cell(row, column), f"{column} of {where}")
     return image.size()
 
 

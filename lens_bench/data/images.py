@@ -21,6 +21,7 @@ from typing import cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from lens_bench.data.jpeg import decode_jpeg
 from lens_bench.errors import DataError
@@ -28,6 +29,7 @@ from lens_bench.records import Pixels, Size
 
 DECODING = 1  # version of how a file becomes pixels here: raise it with every change to a pixel that models see
 _ORIENTATION = 0x0112  # EXIF tag
+_WIDTH, _HEIGHT, _BITS = 256, 257, 258  # TIFF tags
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,6 +39,7 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BACK = {6: 8, 8: 6}  # the turns that do not undo themselves
 _STEP = 2**24  # bytes that one system call is asked for
 _SWAPS_SIDES = (5, 6, 7, 8)
 # What Pillow raises on files that are cut off or not images; it has no common base for them.
@@ -126,12 +129,14 @@ def to_rgb(image: Image.Image, exif: bool) -> Pixels:
         ValueError: The mode has no fixed range (floating point) or no conversion.
     """
     turn = _TURN.get(_orientation(image)) if exif else None
+    wide = image.mode == "I" and not _has_16_bits(image)
+    image = stored(image)
     upright = image.transpose(turn) if turn is not None else image
     if upright.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         values = np.asarray(upright)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("32-bit pixels have no fixed range")
-        grey = (values >> 8).astype(np.uint8)
+        if values.min() < 0 or values.max() > (0xFF if wide else 0xFFFF):
+            raise ValueError("32-bit pixels have no fixed range; save the image with 8 or 16 bits")
+        grey = (values if wide else values >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if upright.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
@@ -140,9 +145,30 @@ def to_rgb(image: Image.Image, exif: bool) -> Pixels:
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)
 
 
+def stored(image: Image.Image) -> Image.Image:
+    """The image on the grid of its stored pixels, decoded. Pillow turns TIFFs by their orientation; this turns back."""
+    if not isinstance(image, TiffImageFile):
+        return image
+    turned = _orientation(image)  # to be asked before Pillow decodes: it removes the tag
+    image.load()
+    back = _TURN.get(_BACK.get(turned, turned))
+    if back is None:
+        return image
+    return image.transpose(back)
+
+
 def _size(image: Image.Image, exif: bool) -> Size:
     width, height = image.size
+    if isinstance(image, TiffImageFile):  # its `size` is that of the image as Pillow will turn it
+        width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return (width, height) if exif and _orientation(image) in _SWAPS_SIDES else (height, width)
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an image that Pillow opened as 32-bit "I" has 16: a PPM, whose values it scales, or a signed TIFF."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2.get(_BITS) in (16, (16,))
+    return image.format in ("PNG", "PPM")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -73,7 +73,7 @@ def _bitmap(record: Record, points: tuple[float, ...], where: str) -> BoolMask:
         data = base64.b64decode(get_str(record, "mask", where), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"the mask of {where} is not base64: {error}", REFETCH) from None
-    bitmap = decode_mask(data, f"of {where}")
+    bitmap = decode_mask(data, f"the mask of {where}")
     x1, y1, x2, y2 = map(int, points)
     if bitmap.shape != (y2 - y1 + 1, x2 - x1 + 1):
         raise DataError(

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lens_bench.data.dense import mask_of
 from lens_bench.data.images import encoded_size, image_size, read_encoded
-from lens_bench.data.mask_files import decode_mask, encode_sized
+from lens_bench.data.mask_files import decode_mask, encode_sized, fingerprint
 from lens_bench.data.paths import join
 from lens_bench.data.split import Source
+from lens_bench.data.table_files import FORMATS, data_files, state_of
 from lens_bench.errors import DataError, UsageError
 from lens_bench.parsing import parse_json
 from lens_bench.records import BoolMask, Pixels, Rle, Size
 
-_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}
-
-
-class _Values(Protocol):
-    """What is used of a pyarrow list array: the rows of a dense mask."""
-
-    def __len__(self) -> int: ...
-    def value_lengths(self) -> _Numbers: ...
-    def flatten(self) -> _Numbers: ...
-
-
-class _Numbers(Protocol):
-    """What is used of a flat pyarrow array."""
-
-    def to_numpy(self, zero_copy_only: bool = ...) -> NDArray[np.generic]: ...
-
-
-class _Cell(Protocol):
-    """What is used of a pyarrow scalar."""
-
-    @property
-    def values(self) -> _Values | None: ...
-    def as_py(self) -> object: ...
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class _Slice(Protocol):
     """What is used of a pyarrow table."""
 
-    def column(self, name: str) -> Sequence[_Cell]: ...
+    def column(self, name: str) -> Sequence[pa.Scalar]: ...
 
 
 class _Dataset(Protocol):
@@ -59,6 +40,20 @@ class _Dataset(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, row: int) -> _Slice: ...
     def select_columns(self, names: list[str]) -> _Dataset: ...
+
+
+# What pyarrow and `datasets` raise on damaged files; pyarrow's errors are subclasses of these.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 
 
 # ---------------------------------------------------------------------------------------------- the table
@@ -83,36 +78,25 @@ class Table:
             if column not in names:
                 raise DataError(f"{self.name} has no column {column!r}", f"it has: {', '.join(names)}")
 
-    def cell(self, row: int, column: str) -> _Cell:
-        """One cell, not yet converted."""
+    def cell(self, row: int, column: str) -> pa.Scalar:
+        """One cell, not yet converted. Raises ``DataError`` where it cannot be read."""
         if column not in self._views:
             self._views[column] = self._data.select_columns([column])
-        return self._views[column][row].column(column)[0]
+        try:
+            return self._views[column][row].column(column)[0]
+        except _UNREADABLE as error:
+            raise self._broken(row, column, error) from None
 
     def value(self, row: int, column: str) -> object:
-        """One cell as plain Python objects."""
-        return self.cell(row, column).as_py()
+        """One cell as plain Python objects. Raises ``DataError`` where it cannot be read."""
+        cell = self.cell(row, column)
+        try:
+            return cast("object", cell.as_py())
+        except _UNREADABLE as error:
+            raise self._broken(row, column, error) from None
 
-    def dense_size(self, row: int, column: str) -> Size:
-        """(height, width) of a dense mask, without reading its pixels."""
-        values = self._rows(row, column)
-        widths = set(values.value_lengths().to_numpy(zero_copy_only=False).tolist())
-        if len(widths) != 1:
-            raise DataError(f"{column} of row {row} of {self.name} is not a mask of rows of one length")
-        return (len(values), int(cast("int", widths.pop())))
-
-    def dense(self, row: int, column: str) -> BoolMask:
-        """A dense mask, bool [H, W]."""
-        height, width = self.dense_size(row, column)
-        flat = self._rows(row, column).flatten().to_numpy(zero_copy_only=False)
-        mask: BoolMask = flat.reshape(height, width) != 0
-        return mask
-
-    def _rows(self, row: int, column: str) -> _Values:
-        values = getattr(self.cell(row, column), "values", None)
-        if values is None or not hasattr(values, "value_lengths"):
-            raise DataError(f"{column} of row {row} of {self.name} is not a dense mask: rows of numbers")
-        return cast("_Values", values)
+    def _broken(self, row: int, column: str, error: Exception) -> DataError:
+        return DataError(f"{column} of row {row} of {self.name} cannot be read: {' '.join(str(error).split()):.200}")
 
 
 # ---------------------------------------------------------------------------------------------- cells
@@ -154,6 +138,11 @@ class CellImage:
             return image_size(content, self.exif)
         return encoded_size(content, self.name, self.exif)
 
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the image as it is stored, or of its path."""
+        content = self._content()
+        return hashlib.sha256(content if isinstance(content, bytes) else bytes(content)).digest()
+
     def _content(self) -> bytes | Path:
         value = self.table.value(self.row, self.column)
         if isinstance(value, dict):
@@ -173,6 +162,7 @@ class CellMask:
     row: int
     column: str
     dense: bool
+    threshold: float | None = None
 
     def rle(self, size: Size) -> Rle:
         """The mask at ``size``. Raises ``DataError`` where it cannot be read or has another size."""
@@ -183,13 +173,15 @@ class CellMask:
         if self.dense:
             mask = self._pixels()
             return hashlib.sha256(f"{mask.shape}".encode() + np.packbits(mask).tobytes()).digest()
-        return hashlib.sha256(self._bytes()).digest()
+        return fingerprint(self._bytes(), self.threshold)
 
     def _name(self) -> str:
         return f"{self.column} of row {self.row} of {self.table.name}"
 
     def _pixels(self) -> BoolMask:
-        return self.table.dense(self.row, self.column) if self.dense else decode_mask(self._bytes(), self._name())
+        if self.dense:
+            return mask_of(self.table.cell(self.row, self.column), self.threshold, self._name())
+        return decode_mask(self._bytes(), self._name(), self.threshold)
 
     def _bytes(self) -> bytes:
         content = CellImage(self.table, self.row, self.column, exif=False)._content()
@@ -253,31 +245,15 @@ def _from_disk(path: Path, source: Source) -> Table:
         return _load(str(folder), str(folder), path, lambda: datasets.load_from_disk(str(folder)))
     if (path / "state.json").is_file():
         return _load(str(path), str(path), path, lambda: datasets.load_from_disk(str(path)))
-    files = _data_files(path, str(split) if split else None)
-    kind = _FORMATS[files[0].suffix]
-    names = [str(f) for f in files]
+    files = data_files(path, str(split) if split else None)
+    kind = FORMATS[files[0].suffix]
+    names = [glob.escape(str(f)) for f in files]  # `datasets` takes names for patterns
+    # It keeps what it has converted by name and modification time; the name says more than the time does.
+    state = state_of(files)[:16]
     folder = path if path.is_dir() else path.parent
-    return _load(str(path), kind, folder, lambda: datasets.load_dataset(kind, data_files=names, split="train"))
-
-
-def _data_files(path: Path, split: str | None) -> list[Path]:
-    if path.is_file():
-        if path.suffix not in _FORMATS:
-            raise DataError(f"{path} is not a table", f"known are: {', '.join(_FORMATS)}")
-        return [path]
-    for suffix in _FORMATS:
-        files = sorted(path.rglob(f"*{suffix}"))
-        wanted = files if split is None else _of_split(files, split)
-        if wanted:
-            return wanted
-    what = "a table" if split is None else f"a table of split {split!r}"
-    raise DataError(f"{path} does not hold {what}", f"looked for *{', *'.join(_FORMATS)} and save_to_disk folders")
-
-
-def _of_split(files: list[Path], split: str) -> list[Path]:
-    """Files named ``<split>`` or ``<split>-...``; only where there are none, ``<split>_...``."""
-    exact = [f for f in files if f.stem == split or f.stem.startswith(f"{split}-")]
-    return exact or [f for f in files if f.stem.startswith(f"{split}_")]
+    return _load(
+        str(path), kind, folder, lambda: datasets.load_dataset(kind, name=state, data_files=names, split="train")
+    )
 
 
 class _Opener(Protocol):
@@ -286,12 +262,15 @@ class _Opener(Protocol):
 
 def _load(name: str, what: str, folder: Path, opener: _Opener) -> Table:
     import datasets
+    import pyarrow as pa
 
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         data = opener()
-    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(data, datasets.Dataset) and what != "parquet":
+            data.data.validate(full=True)  # damaged offsets of an Arrow file would be followed out of bounds
+    except (*_UNREADABLE, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{name} cannot be read as {what}: {reason:.200}") from error
     finally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,98 @@ def _refer_table(tiny: Any, other: list[list[float]] | None = None, images: int 
     table.to_parquet(folder / "refcoco_unc_val-00000-of-00001-2c68.parquet")
     table.to_parquet(folder / "refcoco_unc_valid_other-00000.parquet")
     return folder
+
+
+# ---------------------------------------------------------------------------------------------- files of a table
+
+
+@pytest.mark.parametrize("folder", ["v[12]", "v?", "v*", "a{b,c}", "[!x]", "one [two]"])
+def test_a_folders_name_is_no_pattern(tiny: Any, folder: str) -> None:
+    for name, text in ((folder, "right"), ("v1", "wrong"), ("v2", "wrong"), ("ab", "wrong")):
+        (tiny.root / name).mkdir()
+        table = _table(FORMS["dense bool"][1]).remove_columns("text").add_column("text", [text, text])
+        table.to_parquet(tiny.root / name / "test.parquet")
+    assert [s.expression for s in _read(tiny, tiny.root / folder)] == ["right", "right"]
+    assert len(_read(tiny, tiny.root / folder / "test.parquet")) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["test-00000-of-00003", "test-00002-of-00003"], "holds 2 of the 3 parts of test: part 00001 is missing"),
+        (["test-00000-of-00002"], "holds 1 of the 2 parts of test: part 00001 is missing"),
+        (["test-00001-of-00002-a1b2"], "part 00000 is missing"),
+        (["test-00000-of-00002", "test-00001-of-00002", "test-00000-of-00003"], "parts of two versions of test"),
+        (["test-00000-of-00001-aa", "test-00000-of-00001-bb"], "a part of test twice"),
+    ],
+)
+def test_a_table_of_which_parts_are_missing_is_refused(tiny: Any, names: list[str], message: str) -> None:
+    for name in names:
+        _table(FORMS["dense bool"][1]).to_parquet(tiny.root / f"{name}.parquet")
+    (tiny.root / "train-00000-of-00009.parquet").write_bytes(b"another split's")
+    with pytest.raises(DataError, match=message):
+        _read(tiny, tiny.root, options={"table_split": "test"})
+
+
+def test_all_parts_are_read_and_hidden_files_passed_by(tiny: Any) -> None:
+    folder = tiny.root / "data"
+    for name in ("test-00000-of-00002", "test-00001-of-00002"):
+        folder.mkdir(exist_ok=True)
+        _table(FORMS["dense bool"][1]).to_parquet(folder / f"{name}.parquet")
+    (folder / "._test-00000-of-00002.parquet").write_bytes(b"\x00\x05\x16\x07")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "test-00005-of-00009.parquet").write_bytes(b"x")
+    assert len(_read(tiny, folder)) == len(_read(tiny, folder, options={"table_split": "test"})) == 4
+
+
+def test_a_replaced_table_is_read_anew_even_under_its_old_time(tiny: Any) -> None:
+    path = tiny.root / "t.parquet"
+    for text in ("old", "new"):
+        _table(FORMS["dense bool"][1]).remove_columns("text").add_column("text", [text, text]).to_parquet(path)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        assert [s.expression for s in _read(tiny, path)] == [text, text]
+
+
+def test_rows_of_one_image_id_hold_one_image(tiny: Any) -> None:
+    path = tiny.root / "t.parquet"
+    table = _table(FORMS["dense bool"][1]).remove_columns("image_id").add_column("image_id", ["a", "a"])
+    table.to_parquet(path)
+    with pytest.raises(DataError, match=r"image of row 0 of .* and row 1 hold different images"):
+        _read(tiny, path)
+    same = [{"bytes": _png(_pixels(0)), "path": None}] * 2
+    rows = {"image": same, "text": ["a", "b"], "mask": [_mask(0).tolist()] * 2, "image_id": ["a", "a"]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(path)
+    assert [s.image_id for s in _read(tiny, path)] == ["a", "a"]
+
+
+@pytest.mark.parametrize("value", ["False", 2, 0.5])
+def test_a_text_is_no_boolean(tiny: Any, value: object) -> None:
+    path = tiny.root / "t.parquet"
+    _table(FORMS["dense bool"][1], long=[value, value]).to_parquet(path)
+    with pytest.raises(DataError, match=r"is_sentence of row 0 of .* is not a boolean"):
+        _read(tiny, path, columns={"is_sentence": "long"})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "save_to_disk", "jsonl"])
+def test_a_damaged_table_is_named(tiny: Any, kind: str) -> None:
+    table = _table(FORMS["dense bool"][1]).remove_columns("image").add_column("image", ["a.png", "b.png"])
+    path = tiny.root / f"t.{kind}"
+    if kind == "parquet":
+        table.to_parquet(path)
+    elif kind == "jsonl":
+        table.to_json(path)
+    else:
+        table.save_to_disk(tiny.root / "saved")
+        path = next((tiny.root / "saved").glob("*.arrow")) if kind == "arrow" else tiny.root / "saved" / "state.json"
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        damaged = np.frombuffer(content, dtype=np.uint8).copy()
+        damaged[rng.integers(0, len(damaged), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes()[: int(rng.integers(len(content) // 2, len(content) + 1))])
+        with suppress(DataError):
+            for sample in _read(tiny, path.parent if kind == "save_to_disk" else path):
+                merge_truth(sample.truth)
 
 
 def test_refer_tables_with_one_id_for_two_things_are_refused(tiny: Any) -> None:

@@ -158,3 +158,36 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
     file = _save(tmp_path / "a.tif", Image.fromarray(GREY.astype(np.float32)))
     with pytest.raises(DataError, match="no fixed range"):
         file.read()
+
+
+# ---------------------------------------------------------------------------------------------- TIFF
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once_where_the_card_says_so_and_never_otherwise(
+    tmp_path: Path, orientation: int, compression: str | None
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    for apply in (False, True):
+        tiff, png = (ImageFile(tmp_path / f"a.{suffix}", apply) for suffix in ("tif", "png"))
+        np.testing.assert_array_equal(tiff.read(), png.read())
+        assert image_size(tiff.path, apply) == tiff.read().shape[:2] == image_size(png.path, apply)
+    np.testing.assert_array_equal(ImageFile(tmp_path / "a.tif").read(), RGB)
+
+
+def test_32_bits_hold_8_or_nothing_that_is_known(tmp_path: Path) -> None:
+    file = _save(tmp_path / "a.tif", Image.fromarray(GREY.astype(np.int32)))
+    np.testing.assert_array_equal(file.read(), np.repeat(GREY[:, :, None], 3, axis=2))
+    for other in (GREY.astype(np.int32) * 256, GREY.astype(np.int32) - 1):
+        with pytest.raises(DataError, match="32-bit pixels have no fixed range"):
+            _save(tmp_path / "a.tif", Image.fromarray(other)).read()
+
+
+def test_a_ppm_of_16_bits_is_not_of_32(tmp_path: Path) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5\n2 1\n65535\n" + bytes((0x80, 0, 0xFF, 0xFF)))
+    assert ImageFile(path).read()[0, :, 0].tolist() == [128, 255]

@@ -1,0 +1,95 @@
+"""The files of a table below a folder: which belong to a split, whether all are there, and what tells them apart."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lens_bench.errors import DataError
+
+FORMATS: Final = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}
+_PART: Final = re.compile(r"(.+)-([0-9]{5,9})-of-([0-9]{5,9})(-.*)?")  # test-00000-of-00003-8d7f.parquet
+_END: Final = 2**16  # bytes; Parquet's footer, with the sizes and statistics of all columns, is at the end
+
+
+def data_files(path: Path, split: str | None) -> list[Path]:
+    """The files of a table, sorted: the one that ``path`` is, or those below it that belong to a split.
+
+    Hidden files and folders are passed by, such as the ``._*`` that macOS leaves.
+
+    Raises:
+        DataError: There are none, or parts are missing.
+    """
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise DataError(f"{path} is not a table", f"known are: {', '.join(FORMATS)}")
+        return [path]
+    for suffix in FORMATS:
+        files = sorted(p for p in path.rglob(f"*{suffix}") if not _is_hidden(p.relative_to(path)))
+        wanted = files if split is None else _of_split(files, split)
+        if wanted:
+            _check_parts(wanted)
+            return wanted
+    what = "a table" if split is None else f"a table of split {split!r}"
+    raise DataError(f"{path} does not hold {what}", f"looked for *{', *'.join(FORMATS)} and save_to_disk folders")
+
+
+def state_of(files: Sequence[Path]) -> str:
+    """A digest (hex) that differs after a file was replaced, even by one of the same size and modification time.
+
+    The time at which the file system last changed a file's entry cannot be set back; where it is not kept, the end of
+    the file is likely to differ.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as stream:
+                size = stream.seek(0, 2)
+                stream.seek(max(0, size - _END))
+                end = stream.read()
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        digest.update(
+            f"{path}\0{size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0".encode("utf-8", "surrogateescape")
+        )
+        digest.update(hashlib.sha256(end).digest())
+    return digest.hexdigest()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _of_split(files: list[Path], split: str) -> list[Path]:
+    """Files named ``<split>`` or ``<split>-...``; only where there are none, ``<split>_...``."""
+    exact = [f for f in files if f.stem == split or f.stem.startswith(f"{split}-")]
+    return exact or [f for f in files if f.stem.startswith(f"{split}_")]
+
+
+def _check_parts(files: Sequence[Path]) -> None:
+    """Of a table whose names say ``-00000-of-00003``, each part must be there once."""
+    tables: dict[tuple[Path, str], list[tuple[int, int]]] = {}
+    for path in files:
+        match = _PART.fullmatch(path.stem)
+        if match is not None:
+            tables.setdefault((path.parent, match[1]), []).append((int(match[2]), int(match[3])))
+    for (folder, name), parts in tables.items():
+        total = max(of for _, of in parts)
+        if any(of != total for _, of in parts):
+            raise DataError(f"{folder} holds parts of two versions of {name}", "remove those of the old one")
+        numbers = sorted(number for number, _ in parts)
+        gone = next((n for n, number in enumerate([*sorted(set(numbers)), -1]) if n != number), total)
+        if gone < total:
+            raise DataError(
+                f"{folder} holds {len(set(numbers))} of the {total} parts of {name}: part {gone:05d} is missing",
+                "the download is incomplete: get the rest",
+            )
+        if len(numbers) != total:
+            raise DataError(f"{folder} holds a part of {name} twice", "remove those of the old version")

@@ -114,6 +114,7 @@ def _cells(count: object, metrics: Mapping[str, object], ci: Mapping[str, object
         "T-acc": percent(metrics["t_acc"]),
         "no mask": percent(metrics["no_mask_rate"]),
         "errors": percent(metrics["error_rate"]),
+        "no box read": percent(metrics.get("unread_rate")),
     }
 
 

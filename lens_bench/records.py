@@ -192,6 +192,8 @@ class Prediction:
         mask: At the image's original size. None with ``status="ok"`` means that only a box was predicted.
         box: In pixels of the original image, where the model says one.
         stages_ms: Milliseconds per stage, the model's own split of its time.
+        error: What failed; beside another status why something is missing. ``answers.UNREAD`` there is counted: the
+            text holds numbers, but the model's reader made no box of them.
     """
 
     sample_id: str
@@ -285,6 +287,7 @@ class Score:
         has_mask: The prediction carries a mask (even an empty one).
         predicted_empty: The protocol reads the prediction as "nothing is meant".
         counted: False where the protocol leaves the sample out (unselected, or dropped as some authors' code does).
+        unread: The answer holds numbers, but no box was read out of it (``answers.UNREAD``).
     """
 
     sample_id: str
@@ -302,3 +305,4 @@ class Score:
     predicted_empty: bool
     counted: bool
     tags: tuple[str, ...] = ()
+    unread: bool = False

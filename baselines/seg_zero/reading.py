@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from lens_bench.answers import Point, Reading, SaidBox, box_in_image, point_in_image, read_answer
 from lens_bench.records import Size
 from lens_bench.sam2.prompts import SamPrompt
-from lens_bench.vlm.answers import Point, Target, box_in_image, parts, point_in_image, read_boxes, read_points
 
 Reader: TypeAlias = Callable[[str, Size, Size], tuple[SamPrompt, ...]]
 Rounding: TypeAlias = Callable[[object, float], float]
@@ -90,27 +90,26 @@ def vision_reasoner(text: str, seen: Size, original: Size) -> tuple[SamPrompt, .
 def anything(text: str, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
     """Whatever names a box: no thought needed, single quotes allowed, prose around it too; clipped to the image."""
     prompts = []
-    for target in targets(text):
-        box = None if target.box is None else box_in_image(target.box, "pixels", seen, original)
+    for said, points in _with_points(read_answer(text)):
+        box = box_in_image(said, seen, original)
         if box is None:
             continue
-        inside = (point_in_image(point, "pixels", seen, original) for point in target.points)
+        inside = (point_in_image(point, "pixels", seen, original) for point in points)
         prompts.append(SamPrompt(box, tuple(point for point in inside if point is not None)))
     return tuple(prompts)
 
 
-def targets(text: str) -> tuple[Target, ...]:
-    """Boxes of a text with their points, in the model's frame.
+def _with_points(reading: Reading) -> tuple[tuple[SaidBox, tuple[Point, ...]], ...]:
+    """Boxes with their points.
 
     With one box all points are its own; with several, each has one if there are as many points as boxes, else none.
     """
-    boxes = read_boxes(text)
-    points: tuple[Point, ...] = next((p for part in parts(text) if read_boxes(part) and (p := read_points(part))), ())
+    boxes, points = reading.boxes, reading.points
     if len(boxes) == 1:
-        return (Target(boxes[0], points),)
+        return ((boxes[0], points),)
     if len(points) != len(boxes):
-        return tuple(Target(box) for box in boxes)
-    return tuple(Target(box, (point,)) for box, point in zip(boxes, points, strict=True))
+        return tuple((box, ()) for box in boxes)
+    return tuple((box, (point,)) for box, point in zip(boxes, points, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- their arithmetic

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lens_bench.answers import FRAMES, ORDERS, Frame, Order, box_in_image, read_answer
 from lens_bench.errors import UsageError
 from lens_bench.records import Query, Size
 from lens_bench.sam2.prompts import SamPrompt
 from lens_bench.vlm.adapter import VlmAdapter
-from lens_bench.vlm.answers import FRAMES, ORDERS, Frame, Order, box_in_image, read_boxes
 from lens_bench.vlm.chat import Conversation, Picture, Turn
 
 
@@ -39,7 +39,8 @@ class BoxManner:
 
     def prompts(self, text: str, seen: Size, original: Size) -> tuple[SamPrompt, ...]:
         """A prompt per box that lies in the image."""
-        inside = [box_in_image(box, self.frame, seen, original) for box in read_boxes(text, self.order)]
+        said = read_answer(text, self.frame, self.order).boxes
+        inside = [box_in_image(box, seen, original) for box in said]
         boxes = [box for box in inside if box is not None]
         return tuple(SamPrompt(box) for box in (boxes if self.every else boxes[:1]))
 

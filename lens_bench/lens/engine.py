@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lens_bench.answers import box_in_image, first_box
 from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
-from lens_bench.lens.boxes import parse_box, to_image
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.config import Positions
 from lens_bench.lens.host import Host
@@ -267,9 +267,8 @@ class Engine:
 
     def _answer(self, asked: _Asked, written: Written, mask: Rle, encoded: _Encoded) -> Answer:
         text = self.prompter.text(written.ids)
-        corners = parse_box(text)
-        seen, original = encoded.prepared.seen, encoded.prepared.original
-        box = None if corners is None else to_image(corners, seen, original, self.prompter.recipe.coordinates)
+        said = first_box(text, self.prompter.recipe.coordinates)
+        box = None if said is None else box_in_image(said, encoded.prepared.seen, encoded.prepared.original)
         return Answer(text, written.ids, box, mask, asked.prompt_tokens)
 
     def _refuse(self, asked: _Asked) -> Answer:

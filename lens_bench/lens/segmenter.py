@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lens_bench.answers import why_no_box
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.attention import attention
@@ -250,6 +251,7 @@ def prediction(sample_id: str, answer: Answer, stages_ms: Mapping[str, float]) -
         text=answer.text,
         tokens=Tokens(answer.prompt_tokens, len(answer.ids)),
         stages_ms=stages_ms,
+        error=why_no_box(answer.text) if answer.box is None else None,
     )
 
 

@@ -12,6 +12,7 @@ _TITLES = {
     "t_acc": "T-acc",
     "no_mask_rate": "Without an answer",
     "error_rate": "Errors",
+    "unread_rate": "Numbers but no box",
 }
 NOTHING = "–"
 

@@ -193,6 +193,7 @@ def make_reference(
     lacking = [name for name in wanted if speed is None or getattr(speed, name) is None]
     if lacking:
         raise UsageError(f"{run.label} did not measure {', '.join(lacking)}", "a tolerance needs a figure to refer to")
+    samples = Columns.of(run.scores)
     return Reference(
         suite=run.manifest.suite,
         split=run.manifest.split,
@@ -207,9 +208,9 @@ def make_reference(
         metric=metric,
         margin=margin,
         tolerances=wanted,
-        metrics=summarise(run.table, run.protocol).to_json(),
+        metrics=summarise(samples.scores(), run.protocol).to_json(),
         speed=speed,
-        samples=Columns.of(run.scores),
+        samples=samples,
     )
 
 

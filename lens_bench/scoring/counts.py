@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lens_bench import masks
+from lens_bench.answers import UNREAD
 from lens_bench.errors import DataError
 from lens_bench.records import Box, GroundTruth, Outline, Part, Polygon, Prediction, Rle, Sample, Score, Status
 from lens_bench.scoring.boundary import EMPTY_BAND, Band, Figure, band_iou, band_of, figures_of, without
@@ -187,6 +188,7 @@ def score_answer(
         predicted_empty=silent,
         counted=counted,
         tags=sample.tags,
+        unread=status != "error" and answer.prediction is not None and answer.prediction.error == UNREAD,
     )
 
 

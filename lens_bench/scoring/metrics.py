@@ -32,6 +32,8 @@ class Metrics:
         t_acc: Share of the others that were not.
         no_mask_rate: Share of all expressions without an answer.
         error_rate: Share of all expressions where the model failed.
+        unread_rate: Share of all expressions whose answer holds numbers of which no box was made; None where there is
+            none.
     """
 
     n_samples: int
@@ -46,9 +48,10 @@ class Metrics:
     t_acc: float | None
     no_mask_rate: float | None
     error_rate: float | None
+    unread_rate: float | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The ``metrics`` object of ``summary.json``."""
+        """The ``metrics`` object of ``summary.json``. ``unread_rate`` is there only where some answer was not read."""
         return {
             "ciou": self.ciou,
             "giou": self.giou,
@@ -60,6 +63,7 @@ class Metrics:
             "no_mask_rate": self.no_mask_rate,
             "error_rate": self.error_rate,
             "boundary_iou": self.boundary_iou,
+            **({"unread_rate": self.unread_rate} if self.unread_rate is not None else {}),
         }
 
 
@@ -89,6 +93,7 @@ def summarise(scores: Iterable[Score] | ScoreTable, protocol: Protocol) -> Metri
         t_acc=value["t_acc"],
         no_mask_rate=value["no_mask_rate"],
         error_rate=value["error_rate"],
+        unread_rate=value["unread_rate"],
     )
 
 

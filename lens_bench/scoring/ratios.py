@@ -44,7 +44,8 @@ def ratios(table: ScoreTable, protocol: Protocol) -> Mapping[str, Ratio | None]:
     holds a box, N-acc and T-acc where no expression is without a target. A model that answered nothing scores 0 on
     masks: it is a model that fails, not one that does something else.
 
-    Rates are shares of all rows, the others run over the rows that the protocol counts.
+    Rates are shares of all rows, the others run over the rows that the protocol counts. The rate of answers that hold
+    numbers but no box applies where there is one: most models say no boxes.
     """
     every = np.ones(len(table), dtype=np.bool_)
     none_without_target = not (table.counted & table.no_target).any()
@@ -56,6 +57,7 @@ def ratios(table: ScoreTable, protocol: Protocol) -> Mapping[str, Ratio | None]:
         "t_acc": None if none_without_target else _share(~empty & ~failed, table.counted & ~table.no_target),
         "no_mask_rate": _share(table.no_mask, every),
         "error_rate": _share(table.error, every),
+        "unread_rate": _share(table.unread, every) if table.unread.any() else None,
     }
 
 

@@ -36,6 +36,7 @@ def score_to_json(score: Score) -> dict[str, object]:
         "predicted_empty": score.predicted_empty,
         "counted": score.counted,
         "tags": list(score.tags),
+        **({"unread": True} if score.unread else {}),
     }
 
 
@@ -47,6 +48,7 @@ def score_from_json(obj: Mapping[str, object]) -> Score:
     """
     values: dict[str, object] = {key: _take(obj, key, fits) for key, fits in _FIELDS}
     values["tags"] = tuple(cast("list[str]", values["tags"]))
+    values["unread"] = _take({"unread": False, **obj}, "unread", _is_flag)
     return Score(**values)  # type: ignore[arg-type]  # every value was checked just above
 
 

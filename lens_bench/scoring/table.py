@@ -54,6 +54,7 @@ class ScoreTable:
     has_mask: Bools
     predicted_empty: Bools
     counted: Bools
+    unread: Bools
     tags: tuple[tuple[str, ...], ...]
     kinds: Kinds
 
@@ -90,6 +91,7 @@ class ScoreTable:
             has_mask=_bools(rows, lambda r: r.has_mask),
             predicted_empty=_bools(rows, lambda r: r.predicted_empty),
             counted=_bools(rows, lambda r: r.counted),
+            unread=_bools(rows, lambda r: r.unread),
             tags=tuple(r.tags for r in rows),
             kinds=kinds,
         )
@@ -122,6 +124,7 @@ class ScoreTable:
             has_mask=self.has_mask[where],
             predicted_empty=self.predicted_empty[where],
             counted=self.counted[where],
+            unread=self.unread[where],
             tags=tuple(self.tags[i] for i in where),
             kinds=self.kinds,
         )

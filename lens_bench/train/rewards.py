@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from lens_bench import masks
+from lens_bench.answers import box_in_image, first_box
 from lens_bench.errors import RunError, UsageError
-from lens_bench.lens.boxes import parse_box, to_image
 from lens_bench.records import Box, Size
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def format_reward(text: str, kind: str = "any-box") -> float:
     a box, nothing else. ``reason-box``: words, then one box, nothing behind it. ``box-only``: nothing but a box.
     """
     if kind == "any-box":
-        return float(parse_box(text) is not None)
+        return float(first_box(text) is not None)
     found = _FORMATS[kind].fullmatch(text)
-    return float(found is not None and parse_box(found["box"]) is not None)
+    return float(found is not None and first_box(found["box"]) is not None)
 
 
 def box_reward(box: Box | None, truth: Box | None, power: float = 2.0, threshold: float | None = None) -> float:
@@ -102,10 +102,8 @@ def mask_reward(iou: float, power: float = 2.0, threshold: float | None = None) 
 
 def answer_box(text: str, seen: Size, original: Size, coordinates: str = "pixels") -> Box | None:
     """The box that an answer names, in pixels of the original image; None where it names none inside it."""
-    corners = parse_box(text)
-    if corners is None:
-        return None
-    return to_image(corners, seen, original, "pixels" if coordinates == "pixels" else "thousandths")
+    said = first_box(text, "pixels" if coordinates == "pixels" else "thousandths")
+    return None if said is None else box_in_image(said, seen, original)
 
 
 def _shaped(iou: float, power: float, threshold: float | None) -> float:

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lens_bench.answers import whole_numbers
 from lens_bench.errors import UsageError
-from lens_bench.lens.boxes import from_image
 from lens_bench.lens.images import Prepared
 from lens_bench.records import Box
 from lens_bench.train.album import Truth, truth_of
@@ -141,7 +141,7 @@ class Supervised:
 
 def answer_text(answer: Answer, rationale: str, box: Box | None, prepared: Prepared, frame: Frame) -> str:
     """The perfect answer about a box of the original image."""
-    corners = from_image(box or (0.0, 0.0, 0.0, 0.0), prepared.original, prepared.seen, frame)
+    corners = whole_numbers(box or (0.0, 0.0, 0.0, 0.0), prepared.original, prepared.seen, frame)
     x1, y1, x2, y2 = (answer.step * round(value / answer.step) for value in corners)
     return answer.text.format(rationale=rationale, box=answer.box.format(x1=x1, y1=y1, x2=x2, y2=y2)).strip()
 

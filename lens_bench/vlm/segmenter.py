@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lens_bench import masks
+from lens_bench.answers import why_no_box
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import Box, Cost, ImageTask, Prediction, Query, Size
 from lens_bench.sam2.prompts import Painter, SamMask, SamPrompt
@@ -124,7 +125,8 @@ def _prediction(asked: _Asked, painted: Sequence[SamMask], size: Size, stages_ms
     if reply.error is not None:
         return Prediction(name, "error", error=reply.error, stages_ms=stages_ms)
     if not painted:
-        return Prediction(name, "no_mask", text=reply.text, tokens=reply.tokens, stages_ms=stages_ms)
+        why = why_no_box(reply.text)
+        return Prediction(name, "no_mask", text=reply.text, tokens=reply.tokens, stages_ms=stages_ms, error=why)
     box: Box | None = asked.prompts[0].box if len(painted) == 1 else None
     return Prediction(
         name,

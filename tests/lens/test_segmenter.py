@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from lens_bench import masks
+from lens_bench.answers import UNREAD
 from lens_bench.cards import read_model_cards
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.lens.engine import Answer
 from lens_bench.lens.prompts import strip_caption
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.segmenter import LensSegmenter
+from lens_bench.lens.segmenter import prediction as record
 from lens_bench.lens.tiny import byte_tokenizer, tiny_config, tiny_model
 from lens_bench.records import ArgValue, ImageTask, ModelOptions, Pixels, Query
 from lens_bench.registry import find_model, make_segmenter, resolve_args
@@ -143,3 +146,14 @@ def test_bfloat16_runs(folder: Path, images: list[Pixels]) -> None:
     segmenter = LensSegmenter(options)
     segmenter.load()
     assert all(p.status == "ok" for p in segmenter.segment(tasks(images)))
+
+
+def test_an_answer_with_numbers_but_no_box_is_marked() -> None:
+    mask = masks.full((2, 2))
+    for text, box, mark in (
+        ("[1, 2, 3, 4, 5, 6]", None, UNREAD),
+        ("it is not there", None, None),
+        ("[1, 2, 3, 4]", (1.0, 2.0, 3.0, 4.0), None),
+    ):
+        found = record("s", Answer(text, (), box, mask, 1), {})
+        assert (found.status, found.box, found.error) == ("ok", box, mark)

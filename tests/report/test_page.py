@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from lens_bench.answers import UNREAD
+from lens_bench.console import summary_table
 from lens_bench.errors import DataError, UsageError
 from lens_bench.masks import encode
 from lens_bench.records import Prediction
@@ -112,6 +115,27 @@ def test_one_sample_one_failure_and_no_answer_at_all_make_a_page(tmp_path: Path)
     assert "not complete" in none.report.read_text()
     (twice,) = report([one.root, one.root], tmp_path / "twice.html", wanted)
     assert twice.samples == 1
+
+
+def test_answers_that_no_box_was_read_of_are_a_fact_of_the_page_and_the_terminal(tmp_path: Path, suite: Suite) -> None:
+    said = run_suite(
+        suite, tmp_path / "said", lambda n, s: replace(shifted(n, s, n), box=None, error=None if n % 4 else UNREAD)
+    )
+    report([said.root], options=options(suite))
+    assert "Numbers but no box" in said.report.read_text() and UNREAD in said.report.read_text()
+    summary = json.loads(said.summary.read_text())
+    assert summary["metrics"]["unread_rate"] == 0.25
+    assert {"no box read", "25.00"} <= set(words(summary))
+    plain = run_suite(suite, tmp_path / "plain", lambda n, s: shifted(n, s, n))
+    report([plain.root], options=options(suite))
+    assert "Numbers but no box" not in plain.report.read_text()
+    assert "no box read" not in words(json.loads(plain.summary.read_text()))
+
+
+def words(summary: dict[str, object]) -> list[str]:
+    """Headers and cells of the table that ``run`` and ``show`` print."""
+    columns = summary_table([summary]).columns
+    return [str(text) for column in columns for text in (column.header, *column.cells)]
 
 
 # ---------------------------------------------------------------------------------------------- what is left out

@@ -4,17 +4,22 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lens_bench.answers import UNREAD
 from lens_bench.errors import DataError
-from lens_bench.records import Score
+from lens_bench.records import Prediction, Sample, Score
+from lens_bench.scoring.counts import Scorer
 from lens_bench.scoring.metrics import by_tag, summarise
 from lens_bench.scoring.protocols import GRES, GSEVAL, LISA, STRICT
+from lens_bench.scoring.score_json import score_from_json, score_to_json
 from lens_bench.scoring.table import ScoreTable
 
 MakeScore = Callable[..., Score]
+MakeSample = Callable[..., Sample]
 SILENT = {"has_mask": False, "predicted_empty": True}
 
 
@@ -139,3 +144,21 @@ def test_table_numbers_images_in_the_order_of_their_ids(make_score: MakeScore) -
     part = table.rows(table.cluster == 1)
     assert (part.sample_ids, part.cluster.tolist(), part.n_images) == (("b", "c"), [0, 0], 1)
     assert ScoreTable.of([]).n_images == 0
+
+
+def test_answers_that_hold_numbers_but_no_box_are_counted(
+    make_sample: MakeSample, answer: Callable[..., Prediction]
+) -> None:
+    """The mark of the adapter counts beside any status but ``error``; without one the metric is not there at all."""
+    mask = np.ones((4, 4), bool)
+    marked = [replace(answer(mask, name=f"s{n}"), error=UNREAD) for n in range(2)]
+    given = [*marked, Prediction("s2", "no_mask", error=UNREAD), Prediction("s3", "error", error=UNREAD)]
+    given += [answer(mask, name="s4"), Prediction("s5", "no_mask", error="no row in it")]
+    samples = [make_sample([mask], name=f"s{n}", image=f"i{n}") for n in range(6)]
+    scores = Scorer(STRICT, samples).score_all(list(zip(samples, given, strict=True)))
+    assert summarise(scores, STRICT).to_json()["unread_rate"] == 3 / 6
+    assert by_tag(scores, STRICT) == {}
+    back = [score_from_json(json.loads(json.dumps(score_to_json(s)))) for s in scores]
+    assert back == scores and ScoreTable.of(scores).rows(np.array([0, 4])).unread.tolist() == [True, False]
+    assert "unread_rate" not in summarise(scores[4:], STRICT).to_json()
+    assert "unread" not in score_to_json(scores[4])

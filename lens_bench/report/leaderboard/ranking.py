@@ -17,7 +17,7 @@ from lens_bench.report.leaderboard.rows import KINDS, Average, Row
 
 Ranked = TypeVar("Ranked", Row, Average)
 
-LOWER_IS_BETTER = frozenset({"no_mask_rate", "error_rate"})
+LOWER_IS_BETTER = frozenset({"no_mask_rate", "error_rate", "unread_rate"})
 _SUITES = ("refcoco", "refcoco+", "refcocog", "refcoco-family", "grefcoco", "reasonseg", "gseval")
 _SPLITS = ("val", "testA", "testB", "test", "eval", "all")
 _SUBSETS = ("", "short", "long", "stuff", "part", "multi", "single")

@@ -68,7 +68,7 @@ class Line:
         paired = self.change.paired if self.change else None
         if paired is None or paired.ci95[0] <= 0 <= paired.ci95[1]:
             return ""
-        rates = self.change is not None and self.change.metric in ("no_mask_rate", "error_rate")
+        rates = self.change is not None and self.change.metric in ("no_mask_rate", "error_rate", "unread_rate")
         return "loss" if (paired.delta < 0) != rates else "gain"
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lens_bench.answers import UNREAD
 from lens_bench.registry import find_model, import_file, resolve_args
 from lens_bench.sam2.prompts import SamPrompt
 from lens_bench.vlm.tiny import save_tiny_vlm
@@ -186,12 +187,14 @@ def test_what_the_authors_ask(shapes: Path, sam2_folder: Path, tmp_path: Path) -
 
 
 def test_objects_are_joined_and_an_empty_list_is_no_mask(shapes: Path, sam2_folder: Path, tmp_path: Path) -> None:
-    said = iter([MANY, THOUGHT + "<answer>[]</answer>", "I cannot see it."])
+    said = iter([MANY, THOUGHT + "<answer>[]</answer>", "It is at (21, 21)."])
     with serve(FakeServer(lambda request: next(said))) as server:
         args = {"base_url": server.url, "model": "tiny", "sam": sam2_folder, "concurrency": 1}
         ran = run("visionreasoner-7b", shapes, tmp_path, args, engine="endpoint", limit=3)
     assert sorted(ran.statuses) == ["no_mask", "no_mask", "ok"] and ran.summary["n_samples"] == 3
     assert ran.summary["metrics"]["no_mask_rate"] == pytest.approx(2 / 3)
+    assert ran.summary["metrics"]["unread_rate"] == pytest.approx(1 / 3)  # an empty list is read, the point is not
+    assert [p["error"] for p in ran.predictions if p["text"].startswith("It")] == [UNREAD]
     (found,) = [p for p in ran.predictions if p["status"] == "ok"]
     assert found["box"] is None and found["text"] == MANY
 

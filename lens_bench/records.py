@@ -112,6 +112,23 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class EncodedImage(ImageSource, Protocol):
+    """An image source whose encoded bytes can be had, so that a run can tell whether it reads the same image again."""
+
+    def encoded(self) -> bytes:
+        """The bytes of the image file. Raises ``DataError`` where it is missing."""
+        ...
+
+    def decode(self, data: bytes) -> Pixels:
+        """What ``read`` gives for these bytes."""
+        ...
+
+    def mark(self) -> str:
+        """``data.images.fingerprint`` of the bytes as they are now, empty where there are none. Cheap."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One expression on one image.

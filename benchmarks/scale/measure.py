@@ -109,7 +109,7 @@ def ray_s(card: ModelCard, plan: Plan, parcels: Sequence[ImageParcel]) -> tuple[
 def sizes(parcels: Sequence[ImageParcel], predictions: Sequence[Prediction]) -> dict[str, float]:
     """Bytes of what is sent for an image, and of what comes back for an expression."""
     sent = sum(len(pickle.dumps(parcels[i : i + BATCH])) for i in range(0, len(parcels), BATCH))
-    answer = ImageAnswer((tuple(predictions),), {}, (), (), 0, 0.0, None)
+    answer = ImageAnswer((tuple(predictions),), ("",), {}, (), (), 0, 0.0, None)
     return {
         "image_bytes": round(sent / len(parcels)),
         "expression_bytes": round(len(pickle.dumps(answer)) / len(predictions)),

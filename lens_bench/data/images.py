@@ -8,12 +8,13 @@ decoded by OpenCV to the same pixels (``jpeg.py``).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 _BACK = {6: 8, 8: 6}  # the turns that do not undo themselves
+_END = 2**16  # bytes of either end of a file that its fingerprint covers
 _STEP = 2**24  # bytes that one system call is asked for
 _SWAPS_SIDES = (5, 6, 7, 8)
 # What Pillow raises on files that are cut off or not images; it has no common base for them.
@@ -57,7 +59,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image in a file. Implements ``records.ImageSource``."""
+    """An image in a file. Implements ``records.EncodedImage``."""
 
     path: Path
     exif: bool = False
@@ -73,9 +75,49 @@ class ImageFile:
 
     def read(self) -> Pixels:
         """Decode to RGB uint8 [H, W, 3]. Raises ``DataError`` naming the file where it is missing or broken."""
+        return self.decode(self.encoded())
+
+    def encoded(self) -> bytes:
+        """The file's bytes. Raises ``DataError`` where it is missing."""
         with _naming(self.name):
-            data = _content(self.path)
+            return _content(self.path)
+
+    def decode(self, data: bytes) -> Pixels:
+        """Decode the file's bytes. Raises ``DataError`` naming the file where they are no image."""
         return read_encoded(data, self.name, self.exif)
+
+    def mark(self) -> str:
+        """``fingerprint`` of the file, of which at most both ends are read; empty where it cannot be read."""
+        return file_fingerprint(self.path)
+
+
+def fingerprint(data: bytes) -> str:
+    """Size and a digest of the first and last 64 KiB of an image file's bytes: ``163840:9f86d081884c7d65``.
+
+    Two images that are not the same practically never agree in it; it is no protection against somebody who wants that.
+    """
+    ends = (data,) if len(data) <= 2 * _END else (data[:_END], data[-_END:])
+    return _fingerprint(len(data), ends)
+
+
+def file_fingerprint(path: Path) -> str:
+    """``fingerprint`` of a file; empty where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size <= 2 * _END:
+                return fingerprint(stream.read())
+            first = os.pread(stream.fileno(), _END, 0)
+            return _fingerprint(size, (first, os.pread(stream.fileno(), _END, size - _END)))
+    except OSError:
+        return ""
+
+
+def _fingerprint(size: int, parts: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return f"{size}:{digest.hexdigest()}"
 
 
 def _content(path: Path) -> bytes:

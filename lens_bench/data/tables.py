@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from lens_bench.data.dense import mask_of
-from lens_bench.data.images import encoded_size, image_size, read_encoded
+from lens_bench.data.images import encoded_size, file_fingerprint, image_size, read_encoded
+from lens_bench.data.images import fingerprint as fingerprint_of
 from lens_bench.data.mask_files import decode_mask, encode_sized, fingerprint
 from lens_bench.data.paths import join
 from lens_bench.data.split import Source
@@ -104,7 +105,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class CellImage:
-    """An image in a cell: bytes, ``datasets.Image``'s bytes or path, or a path. Implements ``records.ImageSource``."""
+    """An image in a cell: bytes, ``datasets.Image``'s bytes or path, or a path. Implements ``records.EncodedImage``."""
 
     table: Table
     row: int
@@ -127,9 +128,24 @@ class CellImage:
 
     def read(self) -> Pixels:
         """Decode to RGB uint8 [H, W, 3]. Raises ``DataError`` where the image is missing or broken."""
+        return self.decode(self.encoded())
+
+    def encoded(self) -> bytes:
+        """The image file's bytes. Raises ``DataError`` where the cell holds none, or names a file that is missing."""
         content = self._content()
-        data = _read(content) if isinstance(content, Path) else content
+        return _read(content) if isinstance(content, Path) else content
+
+    def decode(self, data: bytes) -> Pixels:
+        """Decode the bytes. Raises ``DataError`` naming the cell where they are no image."""
         return read_encoded(data, self.name, self.exif)
+
+    def mark(self) -> str:
+        """``images.fingerprint`` of the bytes; empty where there are none."""
+        try:
+            content = self._content()
+        except DataError:
+            return ""
+        return file_fingerprint(content) if isinstance(content, Path) else fingerprint_of(content)
 
     def size(self) -> Size:
         """(height, width), from the image's header."""

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from lens_bench.data.images import fingerprint
 from lens_bench.errors import DataError
-from lens_bench.records import ImageSource, ImageTask, Sample
+from lens_bench.records import EncodedImage, ImageSource, ImageTask, Sample
 
 _THREADS = 2
 
@@ -18,10 +19,15 @@ Work: TypeAlias = tuple[ImageTask, tuple[Sample, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A task with its pixels, or with the reason why there are none."""
+    """A task with its pixels, or with the reason why there are none.
+
+    ``fingerprint`` is that of the bytes which the pixels were decoded from, or of the pixels where a source has no
+    bytes; empty where no image was read.
+    """
 
     task: ImageTask
     error: DataError | None = None
+    fingerprint: str = ""
 
 
 def decode_ahead(work: Iterable[Work], ahead: int, *, read: bool) -> Iterator[Decoded]:
@@ -53,11 +59,16 @@ def decode_ahead(work: Iterable[Work], ahead: int, *, read: bool) -> Iterator[De
 def decode(task: ImageTask, source: ImageSource) -> Decoded:
     """Read the image of a task. One that cannot be read, or has another size than its annotation, is an error."""
     try:
-        pixels = source.read()
+        if isinstance(source, EncodedImage):
+            data = source.encoded()
+            pixels, mark = source.decode(data), fingerprint(data)
+        else:
+            pixels = source.read()
+            mark = fingerprint(pixels.tobytes())
     except DataError as error:
         return Decoded(task, error)
     if pixels.shape[:2] != task.size:
         height, width = pixels.shape[:2]
         message = f"{source.name} is {width}x{height}, its annotation {task.size[1]}x{task.size[0]}"
-        return Decoded(task, DataError(message))
-    return Decoded(replace(task, pixels=pixels))
+        return Decoded(task, DataError(message), mark)
+    return Decoded(replace(task, pixels=pixels), fingerprint=mark)

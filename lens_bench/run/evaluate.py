@@ -15,6 +15,7 @@ from lens_bench.run.journal import Journal, Lock, read_asked, repair
 from lens_bench.run.manifest import check_same, read_manifest
 from lens_bench.run.plan import Plan
 from lens_bench.run.scorer import BackgroundScorer
+from lens_bench.run.seen_images import SeenImages
 from lens_bench.run.session import InProcess, Session
 from lens_bench.run.summary import build_summary, earlier_speed
 from lens_bench.run.watch import Progress, Quiet
@@ -115,14 +116,17 @@ def _answer_rest(
     work = plan.tasks(lambda sample: sample.id not in done)
     if not work:
         return
+    answered = {s.image_id: s.image for s in plan.samples if s.id in done} if plan.card.reads_images else {}
+    images = SeenImages(plan.files.images, answered)
+    images.check()
     report = session.load(plan, len(work), progress)
     _record_session(plan, report, len(done))
     for text in report.warnings:
         progress.note(text)
     speed.load_s = session.load_s
-    with Journal(plan.files.predictions) as journal, speed.loop(), _settled():
+    with Journal(plan.files.predictions) as journal, images, speed.loop(), _settled():
         budget = ErrorBudget(plan.request.max_errors, len(plan.samples), scorer.errors)
-        for predictions in session.answers(plan, work, speed, progress):
+        for predictions in session.answers(plan, work, speed, progress, images.see):
             journal.append(predictions)
             scorer.put(*predictions)
             speed.answers(predictions)
@@ -192,5 +196,5 @@ def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
 
 def _remove(files: RunFiles) -> None:
     """Forget a run. Shards below it are runs of their own, which others may be working on."""
-    for path in (files.predictions, files.scores, files.summary, files.report, files.log, files.manifest):
+    for path in (files.predictions, files.images, files.scores, files.summary, files.report, files.log, files.manifest):
         path.unlink(missing_ok=True)

@@ -48,6 +48,11 @@ class RunFiles:
         return self.root / "predictions.jsonl"
 
     @property
+    def images(self) -> Path:
+        """One line per image that was read: see ``seen_images``."""
+        return self.root / "images.jsonl"
+
+    @property
     def scores(self) -> Path:
         """One line per scored expression, in the suite's order."""
         return self.root / "scores.jsonl"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score
-from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_scores, write_json, write_scores
+from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_scores, write_json, write_scores, write_text
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import Manifest, check_same, read_manifest
 from lens_bench.run.summary import build_summary, read_summary
@@ -63,6 +63,7 @@ def merge(shards: Shards) -> tuple[RunFiles, JsonObject]:
         if target.manifest.exists():
             check_same(read_manifest(target), whole, target)
         _write_predictions(shards, target)
+        _write_images(shards, target)
         whole.write(target)
         summary = build_summary(whole, protocol, scores, None)
         write_scores(target.scores, scores)
@@ -124,6 +125,14 @@ def _write_predictions(shards: Shards, target: RunFiles) -> None:
                 seen.add(prediction.sample_id)
                 journal.append([prediction])
     temporary.replace(target.predictions)
+
+
+def _write_images(shards: Shards, target: RunFiles) -> None:
+    """Put the records of the images that were read together, so that the merged run is continued on the same ones."""
+    parts = [files.images for files in shards.files]
+    text = "".join(path.read_text(encoding="utf-8") for path in parts if path.is_file())
+    if text:
+        write_text(target.images, text)
 
 
 def _complete(run: Path, found: list[tuple[RunFiles, Manifest]]) -> Shards:

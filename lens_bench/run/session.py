@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from lens_bench.errors import LensBenchError, RunError
 from lens_bench.out_of_memory import Halvings
@@ -16,6 +16,8 @@ from lens_bench.run.decode import Work, decode_ahead
 from lens_bench.run.plan import Plan
 from lens_bench.run.watch import Progress
 from lens_bench.segmenter import RunsElsewhere, Segmenter, SupportsExpect
+
+See: TypeAlias = Callable[[str, str, str], None]  # id, name and fingerprint of an image: ``SeenImages.see``
 
 
 class Session(Protocol):
@@ -36,10 +38,13 @@ class Session(Protocol):
         """
         ...
 
-    def answers(self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress) -> Iterator[list[Prediction]]:
+    def answers(
+        self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress, see: See
+    ) -> Iterator[list[Prediction]]:
         """Predictions as they come, one for every query of the work, in any order, none twice.
 
-        Calls are recorded in ``speed``, as is every reason why its figures are not comparable.
+        ``see`` is told of every image that was read, before the predictions about it are given. Calls are recorded in
+        ``speed``, as is every reason why its figures are not comparable.
         """
         ...
 
@@ -72,11 +77,16 @@ class InProcess:
             self.load_s = time.perf_counter() - start
         return self._report
 
-    def answers(self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress) -> Iterator[list[Prediction]]:
+    def answers(
+        self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress, see: See
+    ) -> Iterator[list[Prediction]]:
         """Predictions batch by batch; images that cannot be read become errors without the model being asked."""
         size, inside = BatchSize(min(plan.batch_size, len(work))), self._inside.count
         decoded = decode_ahead(work, ahead=2 * size.images, read=plan.card.reads_images)
+        names = {task.image_id: samples[0].image.name for task, samples in work}
         while batch := list(islice(decoded, size.images)):
+            for item in batch:
+                see(item.task.image_id, names[item.task.image_id], item.fingerprint)
             broken = [p for item in batch if item.error for p in failed(item.task, item.error)]
             if broken:
                 yield broken

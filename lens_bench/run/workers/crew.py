@@ -14,6 +14,7 @@ from lens_bench.run.answer import failed
 from lens_bench.run.decode import Work, decode
 from lens_bench.run.manifest import Manifest, arithmetic
 from lens_bench.run.plan import Plan
+from lens_bench.run.session import See
 from lens_bench.run.watch import Progress, Quiet
 from lens_bench.run.workers.dispatch import Dispatcher
 from lens_bench.run.workers.foreman import Done, Foreman
@@ -55,7 +56,9 @@ class Crew:
         self.load_s = max(m.load_s for m in self._foreman.members.values())
         return report
 
-    def answers(self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress) -> Iterator[list[Prediction]]:
+    def answers(
+        self, plan: Plan, work: Sequence[Work], speed: Speed, progress: Progress, see: See
+    ) -> Iterator[list[Prediction]]:
         """Predictions in the order in which workers answer."""
         self._progress = progress
         foreman, reads = self._foreman, plan.card.reads_images
@@ -70,6 +73,9 @@ class Crew:
                 reasons[come.worker] = come.answer.reasons
                 speed.halvings += come.answer.halvings
                 self._measure(come, parcels, speed)
+                for image, mark in zip(come.chunk, come.answer.fingerprints, strict=True):
+                    task, samples = work[image]
+                    see(task.image_id, samples[0].image.name, mark)
                 yield self._predictions(come, parcels, dispatcher)
             else:
                 error = RunError(f"every worker that was asked about this image died: {come.reason}")

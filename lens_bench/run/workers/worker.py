@@ -67,6 +67,7 @@ class ImageAnswer:
 
     Attributes:
         predictions: Of each image, in the order of the parcels; empty for one that could not be read.
+        fingerprints: Of each image, see ``decode.Decoded``.
         unread: Which could not be read, by their place among the parcels, and why.
         calls: Of the model; more than one where memory ran out.
         reasons: Why the worker's speed is not comparable, all of them so far.
@@ -75,6 +76,7 @@ class ImageAnswer:
     """
 
     predictions: tuple[tuple[Prediction, ...], ...]
+    fingerprints: tuple[str, ...]
     unread: Mapping[int, LensBenchError]
     calls: tuple[Call, ...]
     reasons: tuple[str, ...]
@@ -144,6 +146,7 @@ class Worker:
             tuple(
                 tuple(next(predictions) for _ in item.task.queries) if item.error is None else () for item in decoded
             ),
+            tuple(item.fingerprint for item in decoded),
             {place: item.error for place, item in enumerate(decoded) if item.error is not None},
             tuple(calls),
             tuple(self._reasons()),

@@ -20,7 +20,7 @@ def reply(worker: int, parcels: Sequence[ImageParcel]) -> ImageAnswer:
     """One call of a second for every image."""
     predictions = tuple(tuple(Prediction(q.sample_id, "no_mask") for q in p.task.queries) for p in parcels)
     calls = tuple(Call(1.0, 1, len(p.task.queries), worker) for p in parcels)
-    return ImageAnswer(predictions, {}, calls, (), 0, 1.0, None)
+    return ImageAnswer(predictions, ("",) * len(predictions), {}, calls, (), 0, 1.0, None)
 
 
 def test_a_call_that_was_repeated_meanwhile_counts_once(tiny: Any, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_call_that_was_repeated_meanwhile_counts_once(tiny: Any, tmp_path: Pat
     )
     crew, speed, work = Crew(pool, [plan], 3), Speed("cpu"), plan.tasks(lambda _: True)
     crew.load(plan, len(work), Quiet())
-    found = [p.sample_id for part in crew.answers(plan, work, speed, Quiet()) for p in part]
+    found = [p.sample_id for part in crew.answers(plan, work, speed, Quiet(), lambda *_: None) for p in part]
     assert sorted(found) == sorted(s.id for s in plan.samples)
     assert speed.reasons == ["calls repeated by another worker: 2"]
     assert sum(c.expressions for c in speed.calls) == 72 and sum(c.images for c in speed.calls) == 12

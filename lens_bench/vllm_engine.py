@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from lens_bench.checkpoint_files import read_object
 from lens_bench.errors import CheckpointError, RunError, UsageError
-from lens_bench.parsing import parse_json
 from lens_bench.records import Pixels
 
 if TYPE_CHECKING:
@@ -310,6 +310,7 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
         max_model_len=settings.context,
         limit_mm_per_prompt={"image": settings.pictures, "video": 0},
         enforce_eager=cpu,
+        trust_remote_code=False,
         seed=0,
         # Of the distribution that is sampled from, not of the one before the temperature.
         logprobs_mode="processed_logprobs",
@@ -329,7 +330,7 @@ def check_parallel(folder: Path, devices: int) -> None:
     """
     if devices == 1:
         return
-    config = _configuration(folder)
+    config = read_object(folder / "config.json")
     text, vision = config.get("text_config") or config, config.get("vision_config") or {}
     if not isinstance(text, dict) or not isinstance(vision, dict):
         raise CheckpointError(f"{folder / 'config.json'} describes no vision-language model")
@@ -341,16 +342,6 @@ def check_parallel(folder: Path, devices: int) -> None:
         raise UsageError(f"devices={devices} does not divide the model's {wrong[0]}", "another number of GPUs")
 
 
-def _configuration(folder: Path) -> dict[str, object]:
-    try:
-        content = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON")
-    return content
-
-
 def _inspect_here(folder: Path) -> None:
     """Hand vLLM the model's class, so that it need not look at it in a process of its own.
 
@@ -359,7 +350,7 @@ def _inspect_here(folder: Path) -> None:
     """
     from vllm import ModelRegistry
 
-    names = _configuration(folder).get("architectures")
+    names = read_object(folder / "config.json").get("architectures")
     for name in names if isinstance(names, list) else []:
         if name in _CLASSES:
             module = importlib.import_module(f"vllm.model_executor.models.{_CLASSES[name]}")

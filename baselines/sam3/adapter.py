@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lens_bench import masks
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.finite import MASK_SCORES
 from lens_bench.hub_cache import cached_folder
-from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction, Query
 from lens_bench.vlm.adapter import Arguments, LoadedTalker, dtype_of, load_talker, sizing_of, talker_identity
@@ -42,11 +43,8 @@ class _Sam3Adapter:
         return self._sam
 
     def weight_digest(self) -> str:
-        """SHA-256 of SAM 3's configuration and shards."""
-        folder = self.folder()
-        if not folder.is_dir():
-            raise CheckpointError(f"no checkpoint folder {folder}")
-        return digest_files([folder / "config.json", *folder_shards(folder)])
+        """SHA-256 of everything in SAM 3's folder that can change an answer."""
+        return digest(self.folder())
 
     def load(self) -> LoadReport:
         """Read SAM 3.
@@ -98,10 +96,19 @@ class Sam3Text(_Sam3Adapter):
         """One prediction per query, tasks and queries in order."""
         seen = self.encode(tasks)
         asked = [(number, query) for number, task in enumerate(tasks) for query in task.queries]
+        fine = [(seen[number], self.phrase(query)) for number, query in asked if not self._refusal(query)]
         with self.stage("phrases"):
-            found = self.sam.find([(seen[number], self.phrase(query)) for number, query in asked])
+            found = iter(self.sam.find(fine))
         share = self.shares(len(asked))
-        return [self._prediction(query, f, share) for (_, query), f in zip(asked, found, strict=True)]
+        return [
+            Prediction(query.sample_id, "error", error=why, stages_ms=share)
+            if (why := self._refusal(query))
+            else self._prediction(query, next(found), share)
+            for _, query in asked
+        ]
+
+    def _refusal(self, query: Query) -> str:
+        return self.sam.refusal(self.phrase(query))
 
     def phrase(self, query: Query) -> str:
         """The expression as SAM 3 is asked for it."""
@@ -109,6 +116,8 @@ class Sam3Text(_Sam3Adapter):
 
     def _prediction(self, query: Query, found: Found, share: dict[str, float]) -> Prediction:
         """Of what SAM 3 finds: everything joined, the most probable thing, or its semantic mask."""
+        if not found.finite:
+            return Prediction(query.sample_id, "error", error=MASK_SCORES, stages_ms=share)
         take = self.args.text("take")
         text = f"{len(found.instances)} things"
         if take == "semantic":

@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from lens_bench.finite import MASK_SCORES
 from lens_bench.records import Pixels, Tokens
 from lens_bench.vlm.chat import Conversation, Picture, Reply, Turn
 
@@ -48,7 +49,7 @@ class Outcome:
     Attributes:
         masks: Selected masks; empty where nothing is meant or the model lost its way.
         failure: Why the model's turns could not be followed.
-        error: Why the language model could not be asked.
+        error: Why one of the two models could not be asked.
         log: Calls with their results, one per line.
         tokens: Of all turns together, where they are known.
     """
@@ -65,7 +66,7 @@ class _Failure(Exception):
 
 
 class _Unreachable(Exception):
-    """The language model could not be asked."""
+    """One of the two models could not be asked."""
 
 
 Steps: TypeAlias = "Generator[Ask | Find, list[Reply] | Found, Outcome]"
@@ -154,6 +155,8 @@ class Agent:
         found = yield Find(phrase)
         if isinstance(found, list):
             raise TypeError("a phrase was answered with replies")
+        if not found.finite:
+            raise _Unreachable(MASK_SCORES)
         self.masks = without_repeats(found.instances)
         self.log.append(f"segment_phrase {phrase!r}: {len(self.masks)} masks")
         if self.masks:

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks
+from lens_bench.checkpoint_files import TRANSFORMERS_FAILS, require_no_code, require_unquantised, weight_files
 from lens_bench.errors import CheckpointError
+from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget
-from lens_bench.lens.sources import SafetensorsSource, folder_shards
+from lens_bench.lens.prompts import require_tokenizer, special_in, special_tokens
+from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.records import Box, Pixels, Rle, Size
 from lens_bench.torchvision_guard import guard_torchvision
 
@@ -52,10 +55,12 @@ class Found:
     Attributes:
         instances: Most probable first.
         semantic: Pixels that belong to any of them, by SAM 3's own head for that.
+        finite: Whether they come from finite numbers.
     """
 
     instances: tuple[Instance, ...]
     semantic: Rle
+    finite: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +98,16 @@ class Sam3:
         """
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint folder {folder}")
-        SafetensorsSource(folder_shards(folder))  # a truncated file is named, not half read
+        require_no_code(folder)
+        require_unquantised(folder)
+        SafetensorsSource(weight_files(folder))  # a truncated file is named, not half read
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             loaded: object = Sam3Model.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-            processor = Sam3Processor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            processor = Sam3Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except TRANSFORMERS_FAILS as error:
             raise CheckpointError(
                 f"{folder} cannot be loaded as SAM 3: {' '.join(str(error).split())[:200]}",
                 "a folder of facebook/sam3 with its processor is needed",
@@ -109,6 +116,7 @@ class Sam3:
         problems = [f"{kind}: {sorted(map(str, info[kind]))[:5]}" for kind in sorted(info) if info[kind]]
         if problems:
             raise CheckpointError(f"{folder} does not fit SAM 3; {'; '.join(problems)}")
+        require_tokenizer(folder)
         model.to(torch.device(device))  # type: ignore[arg-type]
         model.eval()  # type: ignore[no-untyped-call]
         return Sam3(model, processor, threshold)
@@ -121,6 +129,10 @@ class Sam3:
     def is_cut(self, phrase: str) -> bool:
         """Whether a phrase is longer than the text encoder reads."""
         return len(self._processor.tokenizer(phrase)["input_ids"]) > PHRASE_TOKENS
+
+    def refusal(self, phrase: str) -> str:
+        """Why a phrase cannot be asked for: it holds a special token as text; empty where it can."""
+        return special_in(phrase, special_tokens(self._processor.tokenizer))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Pixels]) -> list[Seen]:
@@ -179,9 +191,11 @@ class Sam3:
         everything = self._processor.post_process_semantic_segmentation(  # type: ignore[no-untyped-call]
             out, threshold=_MASK_THRESHOLD, target_sizes=list(sizes)
         )
+        parts = (out.pred_logits, out.pred_masks, out.semantic_seg, out.presence_logits)
+        finite = torch.stack([finite_rows(part) for part in parts if part is not None]).all(dim=0).tolist()
         return [
-            Found(_sorted(found, size), masks.encode(np.asarray(semantic.cpu(), dtype=np.uint8)))
-            for found, semantic, size in zip(things, everything, sizes, strict=True)
+            Found(_sorted(found, size), masks.encode(np.asarray(semantic.cpu(), dtype=np.uint8)), sound)
+            for found, semantic, size, sound in zip(things, everything, sizes, finite, strict=True)
         ]
 
 

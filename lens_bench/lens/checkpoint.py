@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lens_bench.checkpoint_files import read_object, require_unquantised, weight_files
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, Positions, read_config, released_config
 from lens_bench.lens.layouts import (
@@ -26,9 +27,8 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import BLOCKS, Precision, assign, choose_attention, fill, finish
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.recipe import Recipe
-from lens_bench.lens.sources import SafetensorsSource, TensorSource, digest_files, folder_shards, pickle_source
+from lens_bench.lens.sources import SafetensorsSource, TensorSource, pickle_source
 from lens_bench.lens.spread import Spread, check_whole, link
-from lens_bench.parsing import parse_json
 from lens_bench.records import LoadReport
 
 
@@ -66,7 +66,7 @@ def load(
     devices = [device] if isinstance(device, str | torch.device) else list(device)
     check_whole(bits, devices)
     config, layout = describe(folder, recipe)
-    source = SafetensorsSource(folder_shards(folder))
+    source = SafetensorsSource(weight_files(folder))
     with torch.device("meta"):
         model = LensModel(config)
     plan = make_plan(layout, own_shapes(model), source, tied_names(model))
@@ -97,6 +97,7 @@ def describe(folder: Path, recipe: Recipe | None = None) -> tuple[LensConfig, La
     if (folder / CONFIG_NAME).is_file():
         config = read_config(folder / CONFIG_NAME)
         return (config if recipe is None else config.model_copy(update={"recipe": recipe})), OWN
+    require_unquantised(folder)
     generation = hub_config(folder, "generation_config.json") if (folder / "generation_config.json").is_file() else None
     return released_config(hub_config(folder), released_sam(folder), recipe, generation), RELEASED
 
@@ -107,38 +108,18 @@ def hub_config(folder: Path, name: str = "config.json") -> Mapping[str, object]:
     Raises:
         CheckpointError: It is missing or not a JSON object.
     """
-    path = folder / name
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has neither {CONFIG_NAME} nor config.json", "is this a checkpoint?") from None
-    except (ValueError, OSError):
-        raise CheckpointError(f"{path} is not readable JSON") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder} has neither {CONFIG_NAME} nor {name}", "is this a checkpoint?")
+    return read_object(folder / name)
 
 
 def released_sam(folder: Path) -> str:
     """SAM 2 size of a released checkpoint, told by its trunk: the authors' configuration does not say it."""
-    shapes = SafetensorsSource(folder_shards(folder)).shapes()
+    shapes = SafetensorsSource(weight_files(folder)).shapes()
     width = shapes.get("sam.image_encoder.trunk.pos_embed", (0, 0))[1]
     blocks = sum(1 for key in shapes if key.startswith("sam.image_encoder.trunk.blocks.") and ".norm1.weight" in key)
     sizes = {(96, 12): "sam2_hiera_t", (96, 16): "sam2_hiera_s", (112, 24): "sam2_hiera_b+", (144, 48): "sam2_hiera_l"}
     return sizes.get((width, blocks), "sam2_hiera_l")
-
-
-def weight_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's configuration, shards and, where it has one, ``tokenizer.json``.
-
-    Raises:
-        CheckpointError: There is no checkpoint.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint folder {folder}")
-    own = folder / CONFIG_NAME
-    words = [folder / "tokenizer.json"] if (folder / "tokenizer.json").is_file() else []
-    return digest_files([own if own.is_file() else folder / "config.json", *words, *folder_shards(folder)])
 
 
 # ---------------------------------------------------------------------------------------------- to start training
@@ -166,11 +147,12 @@ def load_plain(
         CheckpointError: As ``load``.
     """
     precision = precision or Precision()
+    require_unquantised(qwen)
     with torch.device("meta"):
         model = LensModel(config)
     sam_layout, sam_source = sam_checkpoint(sam)
     plans = [
-        make_plan(QWEN, own_shapes(model.qwen, "qwen."), SafetensorsSource(folder_shards(qwen)), tied_names(model)),
+        make_plan(QWEN, own_shapes(model.qwen, "qwen."), SafetensorsSource(weight_files(qwen)), tied_names(model)),
         make_plan(sam_layout, own_shapes(model.sam, "sam."), sam_source),
     ]
     model.head.to_empty(device=device).to(precision.head)
@@ -184,12 +166,15 @@ def load_plain(
 
 
 def sam_checkpoint(path: Path) -> tuple[Layout, TensorSource]:
-    """A plain SAM 2 checkpoint: Meta's file or transformers' folder."""
-    if path.is_dir():
-        return SAM2_HUB, SafetensorsSource(folder_shards(path))
-    if path.suffix == ".safetensors":
-        return SAM2_HUB, SafetensorsSource([path])
-    return SAM2_META, pickle_source(path)
+    """A plain SAM 2 checkpoint: Meta's file, or a folder that holds it or is in transformers' format.
+
+    Raises:
+        CheckpointError: There is none, or it is broken.
+    """
+    files = weight_files(path, (".safetensors", ".pt")) if path.is_dir() else (path,)
+    if files[0].suffix == ".safetensors":
+        return SAM2_HUB, SafetensorsSource(files)
+    return SAM2_META, pickle_source(files[0])
 
 
 def fresh(config: LensConfig, seed: int) -> LensModel:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_bench.answers import box_in_image, first_box
+from lens_bench.finite import MASK_SCORES, TOKEN_SCORES, finite_rows
 from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.config import Positions
@@ -56,7 +57,7 @@ class Answer:
         box: In pixels of the original image, where the text names one.
         mask: At the original size; None where ``error`` says why there is none.
         prompt_tokens: Tokens of the prompt, the image's included.
-        error: Why the expression could not be asked.
+        error: Why the expression could not be asked, or not be answered in finite numbers.
     """
 
     text: str
@@ -84,6 +85,7 @@ class _Asked:
     image: int
     row: Row
     prompt_tokens: int
+    refused: str = ""
 
 
 class Engine:
@@ -163,7 +165,7 @@ class Engine:
         encoded = self._encode(images)
         with self._clock.stage("prompt"):
             asked = [self._ask(number, image, encoded[image], text) for number, (image, text) in enumerate(asks)]
-        fine = [a for a in asked if a.row.budget > 0]
+        fine = [a for a in asked if not a.refused]
         with self._clock.stage("answer"):
             written = self._rows.run([a.row for a in fine], self.writer.write, _row_length)
             self._prepared += self.writer.preparation()
@@ -172,7 +174,8 @@ class Engine:
         with self._clock.stage("masks"):
             found = self._paint(fine, states, encoded)
         answers = iter([self._answer(a, w, m, encoded[a.image]) for a, w, m in zip(fine, written, found, strict=True)])
-        return [next(answers) if a.row.budget > 0 else self._refuse(a) for a in asked]
+        refused = [Answer("", (), None, None, a.prompt_tokens, a.refused) for a in asked]
+        return [answer if a.refused else next(answers) for a, answer in zip(asked, refused, strict=True)]
 
     def _encode(self, images: Sequence[Pixels]) -> list[_Encoded]:
         recipe, size = self.prompter.recipe, self.model.sam.image_size
@@ -223,7 +226,8 @@ class Engine:
         start = next_position("mrope", before, grid, merge)
         budget = self.prompter.recipe.answer_budget(tokens)
         text = self.prompter.after_text(expression)
-        return _Asked(image, Row(number, encoded.prepared, encoded.generation, start, after, text, budget), tokens)
+        row = Row(number, encoded.prepared, encoded.generation, start, after, text, budget)
+        return _Asked(image, row, tokens, self.prompter.refusal(expression, tokens))
 
     def _states(self, asked: Sequence[_Asked], written: Sequence[Written], encoded: Sequence[_Encoded]) -> list[Tensor]:
         """Hidden states [M, D] at the queries of every row; computed here where the text engine has none."""
@@ -250,31 +254,35 @@ class Engine:
         cache = KeyValues.of_prefixes([e.reading for _, e in rows], ids.shape[1] + self.model.head.config.queries)
         return query_states(self.model, cache, ids.to(device), real.to(device), start)
 
-    def _paint(self, asked: Sequence[_Asked], states: Sequence[Tensor], encoded: Sequence[_Encoded]) -> list[Rle]:
+    def _paint(
+        self, asked: Sequence[_Asked], states: Sequence[Tensor], encoded: Sequence[_Encoded]
+    ) -> list[Rle | None]:
+        """Masks; None where the scores are not finite."""
         if not asked:
             return []
         prompts = self.model.prompts(torch.stack(list(states)))
 
-        def paint(numbers: Sequence[int]) -> list[Future[Rle]]:
+        def paint(numbers: Sequence[int]) -> list[tuple[Future[Rle], Tensor]]:
             features = SamFeatures.stack([encoded[asked[n].image].sam for n in numbers])
             logits = self.model.sam.masks(features, prompts[torch.tensor(numbers, device=prompts.device)])
             sizes = [encoded[asked[n].image].prepared.original for n in numbers]
-            return [self._host.encode(upsample(low, size) > 0) for low, size in zip(logits, sizes, strict=True)]
+            found = [self._host.encode(upsample(low, size) > 0) for low, size in zip(logits, sizes, strict=True)]
+            return list(zip(found, finite_rows(logits), strict=True))
 
-        return [mask.result() for mask in self._masks.run(range(len(asked)), paint)]
+        painted = self._masks.run(range(len(asked)), paint)
+        finite = torch.stack([row for _, row in painted]).tolist()
+        return [mask.result() if sound else None for (mask, _), sound in zip(painted, finite, strict=True)]
 
     # ------------------------------------------------------------------------------------------ answers
 
-    def _answer(self, asked: _Asked, written: Written, mask: Rle, encoded: _Encoded) -> Answer:
+    def _answer(self, asked: _Asked, written: Written, mask: Rle | None, encoded: _Encoded) -> Answer:
         text = self.prompter.text(written.ids)
+        if mask is None or not written.finite:
+            why = MASK_SCORES if written.finite else TOKEN_SCORES
+            return Answer(text, written.ids, None, None, asked.prompt_tokens, why)
         said = first_box(text, self.prompter.recipe.coordinates)
         box = None if said is None else box_in_image(said, encoded.prepared.seen, encoded.prepared.original)
         return Answer(text, written.ids, box, mask, asked.prompt_tokens)
-
-    def _refuse(self, asked: _Asked) -> Answer:
-        limit = self.prompter.recipe.max_length
-        why = f"the prompt has {asked.prompt_tokens} tokens, which leaves no room for an answer (max_length {limit})"
-        return Answer("", (), None, None, asked.prompt_tokens, why)
 
 
 def _row_length(row: Row) -> int:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from lens_bench.errors import DataError
 from lens_bench.lens.positions import Grid
@@ -75,9 +76,13 @@ def prepare(pixels: Pixels, recipe: Recipe, patching: Patching, sam_size: int, n
 
 
 def smart_size(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """Nearest size whose sides are multiples of ``factor`` and whose area lies between the bounds (Qwen2-VL's rule)."""
+    """Nearest size whose sides are multiples of ``factor`` and whose area lies between the bounds.
+
+    The rule of Qwen's own ``qwen_vl_utils.smart_resize``, where no side rounds down to nothing. transformers' function
+    of the same name lacks that and agrees for sides of more than half of ``factor``.
+    """
     height, width = size
-    new_height, new_width = (round(side / factor) * factor for side in (height, width))
+    new_height, new_width = (max(factor, round(side / factor) * factor) for side in (height, width))
     if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
         new_height, new_width = (max(factor, math.floor(s / shrink / factor) * factor) for s in (height, width))
@@ -143,6 +148,19 @@ def sam_square(pixels: Pixels, side: int, kernel: str) -> Tensor:
     else:
         square = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     return torch.from_numpy(normalised(square, SAM_MEAN, SAM_STD))
+
+
+def sam2_square(pixels: Pixels, side: int) -> Tensor:
+    """The image as Meta's ``SAM2ImagePredictor`` hands it to the encoder: [3, side, side] float32, normalised.
+
+    ``SAM2Transforms`` resizes after turning bytes into floats, so nothing is rounded to grey levels in between.
+    """
+    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div(255)
+    if planes.shape[1:] != (side, side):
+        planes = functional.interpolate(
+            planes[None], (side, side), mode="bilinear", align_corners=False, antialias=True
+        )[0]
+    return (planes - torch.tensor(SAM_MEAN).view(3, 1, 1)) / torch.tensor(SAM_STD).view(3, 1, 1)
 
 
 def normalised(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:

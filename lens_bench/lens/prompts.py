@@ -6,10 +6,11 @@ give the same ids as the whole, and what lies before the image is the same for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from lens_bench.checkpoint_files import TRANSFORMERS_FAILS, require_no_code
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.recipe import Recipe
 
@@ -26,6 +27,11 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+        ...
+
+    @property
+    def special(self) -> frozenset[str]:
+        """Texts that are read as one special token."""
         ...
 
 
@@ -46,6 +52,11 @@ class HubTokenizer:
             raise TypeError("decoding one row gave several texts")
         return text
 
+    @property
+    def special(self) -> frozenset[str]:
+        """Texts that are read as one special token."""
+        return special_tokens(self.inner)
+
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and its configuration."""
         self.inner.save_pretrained(folder)
@@ -65,6 +76,7 @@ class Prompter:
         self.ends = ends
         self.padding = padding
         self._tokenizer = tokenizer
+        self._special = tokenizer.special
         self.before = tuple(self._ids(recipe.before_image.replace("{system}", recipe.system)))
 
     def after(self, expression: str) -> tuple[int, ...]:
@@ -76,6 +88,20 @@ class Prompter:
         text = strip_caption(expression) if self.recipe.strip_caption else expression
         question = self.recipe.question.replace("{expression}", text)
         return self.recipe.after_image.replace("{question}", question)
+
+    def refusal(self, expression: str, tokens: int) -> str:
+        """Why an expression cannot be asked; empty where it can.
+
+        Args:
+            expression: As the suite has it.
+            tokens: Of its prompt, the image's included.
+        """
+        if held := special_in(expression, self._special):
+            return held
+        if self.recipe.answer_budget(tokens) > 0:
+            return ""
+        limit = self.recipe.max_length
+        return f"the prompt has {tokens} tokens, which leaves no room for an answer (max_length {limit})"
 
     def before_text(self) -> str:
         """The prompt in front of the image as text."""
@@ -101,6 +127,30 @@ def strip_caption(caption: str) -> str:
     return caption.replace("is", "").replace("are", "").lower()
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Texts that one of transformers' tokenizers reads as one special token, wherever they stand."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset((*tokenizer.all_special_tokens, *added))
+
+
+def special_in(text: str, special: Iterable[str]) -> str:
+    """Why a text cannot be asked: it would be read as a part of the prompt's own structure; empty where it can be."""
+    held = sorted((token for token in special if token in text), key=len)
+    return f"the expression holds {held[-1]!r}, which is a special token of the model" if held else ""
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Refuse a folder whose tokenizer has no vocabulary; transformers would make one that knows no word.
+
+    Raises:
+        CheckpointError: There is no file with one.
+    """
+    names = ("tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+    pairs = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    if not pairs and not any((folder / name).is_file() for name in names) and not any(folder.glob("*.tiktoken")):
+        raise CheckpointError(f"no tokenizer in {folder}", "expected tokenizer.json, or vocab.json with merges.txt")
+
+
 def load_tokenizer(folder: Path) -> HubTokenizer:
     """The tokenizer of a checkpoint folder.
 
@@ -109,13 +159,15 @@ def load_tokenizer(folder: Path) -> HubTokenizer:
     """
     from lens_bench.lens.hf import AutoTokenizer, PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise CheckpointError(f"no tokenizer in {folder}", "expected tokenizer.json, or vocab.json with merges.txt")
+    require_tokenizer(folder)
+    require_no_code(folder)
     try:
         if (folder / "tokenizer_config.json").is_file():
-            inner: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            inner: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         else:
             inner = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
+    except TRANSFORMERS_FAILS as error:
         raise CheckpointError(f"unreadable tokenizer in {folder}: {' '.join(str(error).split())[:160]}") from None
     return HubTokenizer(inner)

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from lens_bench.answers import why_no_box
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.attention import attention
-from lens_bench.lens.checkpoint import describe, load, weight_digest
+from lens_bench.lens.checkpoint import describe, load
 from lens_bench.lens.config import CONFIG_NAME, LensConfig, read_config, whole
 from lens_bench.lens.costs import lens_costs
 from lens_bench.lens.engine import Answer, Batches, Engine
@@ -49,8 +50,8 @@ class LensSegmenter:
         self._forced: int | None = None
 
     def weight_digest(self) -> str:
-        """SHA-256 of the checkpoint's configuration and shards."""
-        return weight_digest(self.folder())
+        """SHA-256 of everything in the checkpoint that can change an answer."""
+        return digest(self.folder())
 
     def load(self) -> LoadReport:
         """Read and check the checkpoint, and build the engine.

@@ -5,8 +5,9 @@ A source tells names and shapes without reading data, so that a checkpoint is ch
 
 from __future__ import annotations
 
-import hashlib
 import pickle
+import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lens_bench.checkpoint_files import TRANSFORMERS_FAILS
 from lens_bench.errors import CheckpointError
-from lens_bench.parsing import parse_json
 
 Shape = tuple[int, ...]
 
@@ -103,58 +104,19 @@ def _header(file: Path) -> dict[str, Shape]:
         raise CheckpointError(f"{file} is not a complete safetensors file: {reason}", "fetch it again") from None
 
 
-def folder_shards(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint folder, by its index where it has one.
-
-    Raises:
-        CheckpointError: The folder has none, or the index names files that are not there.
-    """
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        return indexed_shards(index)
-    files = tuple(sorted(folder.glob("*.safetensors")))
-    if not files:
-        raise CheckpointError(f"no safetensors files in {folder}", "is this the folder of a checkpoint?")
-    return files
-
-
-def indexed_shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index of shards names, which lie beside it.
-
-    Raises:
-        CheckpointError: It is no index of shards, or a file that it names is not there.
-    """
-    try:
-        content = parse_json(index.read_bytes())
-    except (ValueError, OSError):
-        content = None
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    names = list(shards.values()) if isinstance(shards, dict) else []
-    if not names or not all(isinstance(name, str) and _is_file_name(name) for name in names):
-        raise CheckpointError(f"{index} is not an index of shards", "fetch it again")
-    files = tuple(index.with_name(name) for name in sorted(set(names)))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        shown = ", ".join(missing[:10])
-        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(files)} shards: {shown}", "fetch it again")
-    return files
-
-
-def _is_file_name(name: str) -> bool:
-    """Whether a text names a file of the same folder: an index must not lead out of its checkpoint."""
-    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
-
-
 def pickle_source(file: Path) -> MemorySource:
-    """Read a ``.pt`` file of tensors, with or without Meta's outer key ``model``; no code in it is run.
+    """Read a ``.pt`` or ``.bin`` file of tensors, with or without Meta's outer key ``model``; no code in it is run.
+
+    Tensors of an archive are mapped into memory, those of a file from before PyTorch 1.6 are read.
 
     Raises:
         CheckpointError: The file is missing, truncated, or holds something else than tensors.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
     except FileNotFoundError:
         raise CheckpointError(f"no file {file}") from None
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except _NOT_TENSORS as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{file} is not a checkpoint of tensors: {reason}", "fetch it again") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
@@ -164,18 +126,27 @@ def pickle_source(file: Path) -> MemorySource:
     return MemorySource(content, str(file))
 
 
-def digest_files(files: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, in order.
+# What reading a damaged or foreign file raises.
+_NOT_TENSORS = (
+    *TRANSFORMERS_FAILS, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, MemoryError,
+    AssertionError,
+)  # fmt: skip
+_MOST_PICKLE = 256 * 2**20  # bytes of names and shapes in an archive; real ones have a few hundred kilobytes
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether a file is an archive as ``torch.save`` writes it: entries are stored, and no byte belongs to two of them.
 
     Raises:
-        CheckpointError: A file cannot be read.
+        ValueError: It is one that unpacks to more than it holds.
     """
-    total = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                content = hashlib.file_digest(handle, "sha256").digest()
-        except OSError as error:
-            raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
-        total.update(file.name.encode() + b"\0" + content)
-    return total.hexdigest()
+    with file.open("rb") as handle:
+        if handle.read(4) != b"PK\x03\x04":
+            return False
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    names = sum(e.file_size for e in entries if e.filename.endswith(".pkl"))
+    stored = all(e.compress_type == zipfile.ZIP_STORED for e in entries)
+    if not stored or sum(e.file_size for e in entries) > file.stat().st_size or names > _MOST_PICKLE:
+        raise ValueError("the archive unpacks to more than it holds")
+    return True

@@ -56,10 +56,12 @@ class Written:
     Attributes:
         ids: Token ids, the end token included where there is one.
         queries: Hidden states [M, D] at the context queries where the engine got them on the way, else None.
+        finite: Whether the score of every token was a finite number; an answer ends at the first that was not.
     """
 
     ids: tuple[int, ...]
     queries: Tensor | None = None
+    finite: bool = True
 
 
 class TextEngine(Protocol):
@@ -101,11 +103,12 @@ class _Batch:
     last: Tensor  # [B, D] hidden states that give the next token
     position: Tensor  # [B] of the next token
     ids: list[list[int]] = field(default_factory=list)
+    finite: list[bool] = field(default_factory=list)
 
     def finished(self, ends: frozenset[int]) -> list[bool]:
         return [
-            bool(ids) and (ids[-1] in ends or len(ids) >= row.budget)
-            for ids, row in zip(self.ids, self.rows, strict=True)
+            bool(ids) and (ids[-1] in ends or len(ids) >= row.budget or not finite)
+            for ids, row, finite in zip(self.ids, self.rows, self.finite, strict=True)
         ]
 
 
@@ -198,16 +201,20 @@ class HfWriter:
         hidden = self._model.read(self._model.embed(ids, []), positions, cache.open(real), cache)
         lengths = real.sum(dim=1)
         last = hidden[torch.arange(len(rows), device=device), lengths - 1]
-        return _Batch(cache, rows, last, start + lengths, [[] for _ in rows])
+        return _Batch(cache, rows, last, start + lengths, [[] for _ in rows], [True for _ in rows])
 
     def _step(self, batch: _Batch) -> list[bool]:
         """Choose a token for every row that is not finished; says which rows are finished now."""
         before = batch.finished(self._ends)
         scores = self._model.logits(batch.last).float()
-        tokens = self._choose(scores, [row.number for row in batch.rows]).tolist()
-        for ids, token, over in zip(batch.ids, tokens, before, strict=True):
+        tokens = self._choose(scores, [row.number for row in batch.rows])
+        # A score that is no number wins: the greatest of a row is finite only if none of them is NaN or infinite.
+        finite = scores.amax(dim=-1).isfinite()
+        chosen = torch.stack([tokens.long(), finite.long()], dim=1).tolist()
+        for place, ((token, sound), over) in enumerate(zip(chosen, before, strict=True)):
             if not over:
-                ids.append(int(token))
+                batch.ids[place].append(token)
+                batch.finite[place] = bool(sound)
         return batch.finished(self._ends)
 
     def _feed(self, batch: _Batch, finished: Sequence[bool]) -> None:
@@ -229,7 +236,10 @@ class HfWriter:
             whole = len(places) == len(batch.rows)
             cache = batch.cache if whole else batch.cache.select(index)
             states = list(query_states(self._model, cache, last, kept, batch.position[index]))
-        return [(batch.rows[p], Written(tuple(batch.ids[p]), state)) for p, state in zip(places, states, strict=True)]
+        return [
+            (batch.rows[p], Written(tuple(batch.ids[p]), state, batch.finite[p]))
+            for p, state in zip(places, states, strict=True)
+        ]
 
     def _keep(self, batch: _Batch, finished: Sequence[bool]) -> _Batch:
         """The batch without its finished rows."""
@@ -243,6 +253,7 @@ class HfWriter:
             batch.last[index],
             batch.position[index],
             [batch.ids[p] for p in places],
+            [batch.finite[p] for p in places],
         )
 
 

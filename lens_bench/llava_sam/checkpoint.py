@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lens_bench.checkpoint_files import read_object, require_unquantised, weight_files
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.filling import require_filled
 from lens_bench.lens.layouts import Plan, make_plan, own_shapes
@@ -22,13 +23,10 @@ from lens_bench.lens.sources import (
     SafetensorsSource,
     Shape,
     TensorSource,
-    digest_files,
-    folder_shards,
-    indexed_shards,
     pickle_source,
 )
 from lens_bench.lens.spread import Spread, check_whole, link, notes_of
-from lens_bench.llava_sam.config import Family, read_json, released_config
+from lens_bench.llava_sam.config import Family, released_config
 from lens_bench.llava_sam.layout import CLIP, check_files, check_names, check_tower, left_out_by, released
 from lens_bench.llava_sam.modeling import LlavaSam
 from lens_bench.llava_sam.tokens import SegTokenizer, load_tokenizer
@@ -70,7 +68,10 @@ def load(
         CheckpointError: A file is missing or broken, or the checkpoint is not one of this family.
     """
     check_files(folder)
-    config = released_config(family, read_json(folder / "config.json"), read_json(tower / "config.json", _TOWER_HINT))
+    require_unquantised(folder)
+    config = released_config(
+        family, read_object(folder / "config.json"), read_object(tower / "config.json", _TOWER_HINT)
+    )
     source, clip_source = open_folder(folder), open_folder(tower)
     shapes = source.shapes()
     check_names(family, shapes, str(folder))
@@ -91,38 +92,6 @@ def load(
 
 
 _TOWER_HINT = "the vision tower is a CLIP checkpoint with config.json and weights: --model-arg clip=FOLDER"
-
-
-def weight_digest(folder: Path, tower: Path) -> str:
-    """SHA-256 of configuration, tokenizer and shards of both checkpoints.
-
-    Raises:
-        CheckpointError: One of them is not there.
-    """
-    check_files(folder)
-    names = ("config.json", "tokenizer.model", "added_tokens.json")
-    facts = [folder / name for name in names if (folder / name).is_file()]
-    return digest_files([*facts, *shards(folder), tower / "config.json", *shards(tower)])
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def shards(folder: Path) -> tuple[Path, ...]:
-    """The weight files of a folder: safetensors where there are any, else ``pytorch_model*.bin``, by its index.
-
-    Raises:
-        CheckpointError: There are none, or the index names files that are not there.
-    """
-    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
-        return folder_shards(folder)
-    index = folder / "pytorch_model.bin.index.json"
-    if not index.is_file():
-        files = tuple(sorted(folder.glob("pytorch_model*.bin")))
-        if not files:
-            raise CheckpointError(f"no weights in {folder}", "is this the folder of a checkpoint?")
-        return files
-    return indexed_shards(index)
 
 
 class PickledShards:
@@ -159,7 +128,7 @@ class PickledShards:
 
 def open_folder(folder: Path) -> TensorSource:
     """The tensors of a checkpoint folder. Raises ``CheckpointError`` where a file is missing or broken."""
-    files = shards(folder)
+    files = weight_files(folder, (".safetensors", ".bin"))
     return PickledShards(files) if files[0].suffix == ".bin" else SafetensorsSource(files)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.config import whole
-from lens_bench.parsing import parse_json
 from lens_bench.sam.model import VIT_H, SamSize
 
 if TYPE_CHECKING:
@@ -184,20 +182,3 @@ def integer(config: Mapping[str, object], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise CheckpointError(f"config.json has {name} = {value!r}, an integer is needed", "is this the right folder?")
     return value
-
-
-def read_json(path: Path, hint: str = "is this a checkpoint?") -> dict[str, object]:
-    """A JSON object of a checkpoint folder.
-
-    Raises:
-        CheckpointError: It is missing or not a JSON object.
-    """
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"no file {path}", hint) from None
-    except (ValueError, OSError):
-        raise CheckpointError(f"{path} is not readable JSON") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content

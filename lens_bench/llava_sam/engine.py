@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget, padded_rows, row_budget, row_bytes
 from lens_bench.lens.cache import KeyValues, Prefix
 from lens_bench.lens.host import Host
@@ -27,6 +29,8 @@ from lens_bench.sam.images import prepare
 from lens_bench.sam.model import upsample
 
 _ROW_TOKENS = 768  # of a prompt with its image, and an answer
+# A mask, and whether its scores are finite, on the device.
+_Painted: TypeAlias = "tuple[Future[Rle], Tensor]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,17 @@ class Answer:
     """What the model says.
 
     Attributes:
-        masks: One per [SEG] at the image's original size: of the forced answers, in order, or of the written one.
+        masks: One per [SEG] at the image's original size: of the forced answers, in order, or of the written one. None
+            where its scores are not finite.
         ids: Ids that the model wrote, the end included where there is one.
         prompt_tokens: Tokens of the prompt, the image's included.
+        finite: Whether the score of every written token was finite; the answer ends at the first that was not.
     """
 
-    masks: tuple[Rle, ...]
+    masks: tuple[Rle | None, ...]
     ids: tuple[int, ...]
     prompt_tokens: int
+    finite: bool = True
 
 
 @dataclass(slots=True)
@@ -65,6 +72,7 @@ class _Read:
 
     states: list[Tensor]
     ids: list[int] = field(default_factory=list)
+    finite: bool = True
 
 
 class Engine:
@@ -116,7 +124,7 @@ class Engine:
         self.seconds = self._clock.seconds()
         before = next(iter(prefixes.values())).length
         return [
-            Answer(found, tuple(row.ids), before + len(ask.prompt.after))
+            Answer(found, tuple(row.ids), before + len(ask.prompt.after), row.finite)
             for ask, row, found in zip(asks, read, painted, strict=True)
         ]
 
@@ -162,12 +170,15 @@ class Engine:
             cache: Keys and values of the prompts.
         """
         while True:
-            tokens = self.model.logits(last).float().argmax(dim=-1).tolist()
+            top, tokens = self.model.logits(last).float().max(dim=-1)
+            # A score that is no number wins, so the greatest of a row tells of all.
+            chosen = torch.stack([tokens, top.isfinite().long()], dim=1).tolist()
             live = [not self._over(budget, read) for budget, read in rows]
             for row, (budget, read) in enumerate(rows):
                 if live[row]:
                     ends = len(read.ids) + 1 == budget
-                    read.ids.append(self._seg if self._forced and ends else int(tokens[row]))
+                    read.ids.append(self._seg if self._forced and ends else chosen[row][0])
+                    read.finite = bool(chosen[row][1])
                     if read.ids[-1] == self._seg and (ends or not self._forced):
                         read.states.append(last[row])
             live = [not self._over(budget, read) for budget, read in rows]
@@ -185,13 +196,15 @@ class Engine:
 
     def _over(self, budget: int, read: _Read) -> bool:
         ended = bool(read.ids) and read.ids[-1] == self._eos and not self._forced
-        return len(read.ids) >= budget or ended
+        return len(read.ids) >= budget or ended or not read.finite
 
     # ------------------------------------------------------------------------------------------ masks
 
-    def _paint(self, images: Sequence[Pixels], asks: Sequence[Ask], read: Sequence[_Read]) -> list[tuple[Rle, ...]]:
+    def _paint(
+        self, images: Sequence[Pixels], asks: Sequence[Ask], read: Sequence[_Read]
+    ) -> list[tuple[Rle | None, ...]]:
         """Paint the masks image by image, so that the features of one image are held at a time."""
-        out: list[tuple[Future[Rle], ...]] = [()] * len(asks)
+        out: list[tuple[_Painted, ...]] = [()] * len(asks)
         for image in sorted({ask.image for ask in asks}):
             rows = [row for row, ask in enumerate(asks) if ask.image == image and read[row].states]
             if not rows:
@@ -201,9 +214,10 @@ class Engine:
                 out[row] = tuple(next(found) for _ in read[row].states)
         # Waited for at the end: encoding goes on beside the next image.
         with self._clock.stage("masks"):
-            return [tuple(mask.result() for mask in row) for row in out]
+            sound = iter(torch.stack([ok for row in out for _, ok in row]).tolist() if any(out) else [])
+            return [tuple(mask.result() if next(sound) else None for mask, _ in row) for row in out]
 
-    def _masks_of(self, pixels: Pixels, states: list[Tensor]) -> list[Future[Rle]]:
+    def _masks_of(self, pixels: Pixels, states: list[Tensor]) -> list[_Painted]:
         sam = self.model.sam
         with self._clock.stage("resize"):
             seen = prepare(pixels, sam.side)
@@ -211,9 +225,10 @@ class Engine:
             features = sam.features(seen.pixels.unsqueeze(0).to(self.model.device))
         prompts = self.model.prompts(torch.stack(states))
 
-        def paint(numbers: Sequence[int]) -> list[Future[Rle]]:
-            logits = upsample(sam.masks(features, prompts[list(numbers)]), seen)
-            return [self._host.encode(mask) for mask in logits > 0]
+        def paint(numbers: Sequence[int]) -> list[_Painted]:
+            low = sam.masks(features, prompts[list(numbers)])
+            found = [self._host.encode(mask) for mask in upsample(low, seen) > 0]
+            return list(zip(found, finite_rows(low), strict=True))
 
         with self._clock.stage("masks"):
             return self._masks.run(range(len(states)), paint)

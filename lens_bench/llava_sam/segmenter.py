@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
-from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.checkpoint_files import digest, read_object
+from lens_bench.errors import CheckpointError, DataError, RunError, UsageError
+from lens_bench.finite import MASK_SCORES, TOKEN_SCORES
 from lens_bench.hub_cache import cached_folder
+from lens_bench.lens.prompts import special_in
 from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.room import require_room
 from lens_bench.lens.spread import devices_of, notes_of
-from lens_bench.llava_sam.checkpoint import IMAGE_TOKENS, load, weight_digest
-from lens_bench.llava_sam.config import Family, read_json, released_config
+from lens_bench.llava_sam.checkpoint import IMAGE_TOKENS, load
+from lens_bench.llava_sam.config import Family, released_config
 from lens_bench.llava_sam.conversation import Template, Turn
 from lens_bench.llava_sam.costs import llava_costs
 from lens_bench.llava_sam.engine import Answer, Ask, Engine
@@ -84,8 +87,8 @@ class LlavaSegmenter:
     # ------------------------------------------------------------------------------------------ Segmenter
 
     def weight_digest(self) -> str:
-        """SHA-256 of the files of both checkpoints."""
-        return weight_digest(self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub"))
+        """SHA-256 of everything in both checkpoints that can change an answer."""
+        return digest(self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub"))
 
     def load(self) -> LoadReport:
         """Read and check both checkpoints.
@@ -111,7 +114,7 @@ class LlavaSegmenter:
 
         if self.text("checkpoint"):
             folders = self._folder("checkpoint", "hub"), self._folder("clip", "clip_hub")
-            config = released_config(self._family, *(read_json(folder / "config.json") for folder in folders))
+            config = released_config(self._family, *(read_object(folder / "config.json") for folder in folders))
             tokenizer = load_tokenizer(folders[0], int(config.llama_config().vocab_size), IMAGE_TOKENS)
         else:
             named = named_config(self._family, self.options.name)
@@ -189,7 +192,13 @@ class LlavaSegmenter:
         return value
 
     def question(self, name: str, expression: str) -> str:
-        """The question of template argument ``name``, ``phrase`` or ``sentence``."""
+        """The question of template argument ``name``, ``phrase`` or ``sentence``.
+
+        Raises:
+            DataError: The expression holds one of the model's own tokens.
+        """
+        if self._tokenizer is not None and (held := special_in(expression, self._tokenizer.special)):
+            raise DataError(held)
         return self.text(name).replace(_SLOT, expression)
 
     def _folder(self, argument: str, hub: str) -> Path:
@@ -224,12 +233,18 @@ class LlavaSegmenter:
         if conversation.turns[-1].answer is not None:
             rows = zip(conversation.sample_ids, conversation.turns, answer.masks, strict=True)
             return [
-                Prediction(name, "ok", mask=mask, text=turn.answer, tokens=tokens, stages_ms=share)
+                Prediction(name, "error", error=MASK_SCORES, stages_ms=share)
+                if mask is None
+                else Prediction(name, "ok", mask=mask, text=turn.answer, tokens=tokens, stages_ms=share)
                 for name, turn, mask in rows
             ]
         name = conversation.sample_ids[-1]
         text = self._tokenizer.decode(answer.ids) if self._tokenizer is not None else None
-        if not answer.masks:
+        masks = [mask for mask in answer.masks if mask is not None]
+        if not answer.finite or len(masks) < len(answer.masks):
+            why = MASK_SCORES if answer.finite else TOKEN_SCORES
+            return [Prediction(name, "error", text=text, error=why, tokens=tokens, stages_ms=share)]
+        if not masks:
             return [Prediction(name, "no_mask", text=text, tokens=tokens, stages_ms=share)]
-        mask = union(answer.masks, size) if self.text("several") == "union" else answer.masks[0]
+        mask = union(masks, size) if self.text("several") == "union" else masks[0]
         return [Prediction(name, "ok", mask=mask, text=text, tokens=tokens, stages_ms=share)]

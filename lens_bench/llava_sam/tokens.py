@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lens_bench.checkpoint_files import read_object
 from lens_bench.errors import CheckpointError
-from lens_bench.llava_sam.config import read_json
 
 SEG = "[SEG]"
 _MODEL, _ADDED, _CONFIG = "tokenizer.model", "added_tokens.json", "tokenizer_config.json"
@@ -74,6 +74,11 @@ class SegTokenizer:
     def added(self) -> dict[str, int]:
         """Added tokens with their ids."""
         return dict(self._added)
+
+    @property
+    def special(self) -> frozenset[str]:
+        """Texts that are read as one token and divide what is around them."""
+        return frozenset(self._whole)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without a beginning of sequence."""
@@ -154,9 +159,9 @@ def _sentencepiece(path: Path) -> Pieces:
 def _added_tokens(folder: Path, size: int) -> dict[str, int]:
     """Added tokens from ``added_tokens.json``, else from what later versions of transformers write."""
     if (folder / _ADDED).is_file():
-        found = read_json(folder / _ADDED)
+        found = read_object(folder / _ADDED)
     elif (folder / _CONFIG).is_file():
-        table = read_json(folder / _CONFIG).get("added_tokens_decoder")
+        table = read_object(folder / _CONFIG).get("added_tokens_decoder")
         rows = table.items() if isinstance(table, dict) else ()
         found = {str(row.get("content")): int(n) for n, row in rows if isinstance(row, dict) and int(n) >= size}
     else:

@@ -17,18 +17,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lens_bench.checkpoint_files import read_object
 from lens_bench.costs.sam2 import SamCosts
 from lens_bench.errors import CheckpointError
+from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget
 from lens_bench.lens.checkpoint import sam_checkpoint
 from lens_bench.lens.config import sam_preset
 from lens_bench.lens.hf import Sam2Config
 from lens_bench.lens.host import Host
-from lens_bench.lens.images import sam_square
+from lens_bench.lens.images import sam2_square
 from lens_bench.lens.layouts import make_plan, own_shapes
 from lens_bench.lens.sam import SamFeatures, SamPart, upsample
-from lens_bench.lens.sources import Shape, digest_files, folder_shards
-from lens_bench.parsing import parse_json
+from lens_bench.lens.sources import Shape
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import Cost, Pixels, Rle, Size
 from lens_bench.sam2.prompts import SamMask, SamPrompt
@@ -49,12 +50,11 @@ class Sam2:
         part: The weights.
         device: Where they go.
         dtype: Their precision.
-        kernel: Resizing for the square: ``pillow`` (antialiased, as Meta's predictor does it) or ``opencv``.
     """
 
-    def __init__(self, part: SamPart, device: str = "cpu", dtype: torch.dtype = torch.float32, kernel: str = "pillow"):
+    def __init__(self, part: SamPart, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.part = part.to(device=device, dtype=dtype).eval()
-        self._device, self._dtype, self._kernel = torch.device(device), dtype, kernel
+        self._device, self._dtype = torch.device(device), dtype
         self._host = Host(self._device)
         self._positions: Tensor | None = None
         cuda = self._device.type == "cuda"
@@ -104,7 +104,7 @@ class Sam2:
 
         def work(batch: Sequence[Pixels]) -> list[Encoded]:
             with clock.stage("resize"):
-                squares = torch.stack([sam_square(p, self.part.image_size, self._kernel) for p in batch])
+                squares = torch.stack([sam2_square(p, self.part.image_size) for p in batch])
             with clock.stage("SAM features"):
                 features = self.part.features(squares.to(self._device, self._dtype))
             return [Encoded(features.row(n), (int(p.shape[0]), int(p.shape[1]))) for n, p in enumerate(batch)]
@@ -125,7 +125,8 @@ class Sam2:
             logits, scores = self._decode(batch, best_of_three)
             sizes = [encoded.original for encoded, _ in batch]
             found = [self._host.encode(upsample(low, size) > 0) for low, size in zip(logits, sizes, strict=True)]
-            return list(zip(found, scores, strict=True))
+            finite = finite_rows(logits) & scores.isfinite()
+            return list(zip(found, torch.stack([scores, finite.float()], dim=1), strict=True))
 
         # Only prompts of one kind share a batch: padding would be a token that the others can see.
         kinds: dict[tuple[bool, int], list[int]] = {}
@@ -135,7 +136,8 @@ class Sam2:
         for places in kinds.values():
             found.update(zip(places, self._prompts.run([prompts[p] for p in places], work), strict=True))
         # Waited for when the last batch is under way: encoding goes on beside decoding.
-        return [SamMask(found[place][0].result(), float(found[place][1])) for place in range(len(prompts))]
+        numbers = torch.stack([found[place][1] for place in range(len(prompts))]).tolist() if prompts else []
+        return [SamMask(found[place][0].result(), score, bool(ok)) for place, (score, ok) in enumerate(numbers)]
 
     def image_cost(self, count: int) -> Cost:
         """Work of encoding so many images."""
@@ -184,17 +186,6 @@ class Sam2:
         return tokens
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a checkpoint's file, or of a folder's configuration and shards.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if path.is_dir():
-        return digest_files([path / "config.json", *folder_shards(path)])
-    return digest_files([path])
-
-
 def _with_aliases(part: SamPart, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state with the positional matrix under the second name that the module has for it."""
     matrix = state["sam2.shared_image_embedding.positional_embedding"]
@@ -223,12 +214,9 @@ def _config(path: Path, shapes: Mapping[str, Shape]) -> Sam2Config:
 
 
 def _hub_config(file: Path) -> Sam2Config:
-    try:
-        content = parse_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{file} is not readable JSON") from None
+    content = read_object(file)
     parts = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+    if not all(isinstance(content.get(part), dict) for part in parts):
         raise CheckpointError(f"{file} does not configure SAM 2", "expected a folder of facebook/sam2-hiera-*")
     return _sam_config({part: content[part] for part in parts})
 

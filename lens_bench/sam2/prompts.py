@@ -31,10 +31,11 @@ class SamPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SamMask:
-    """A mask at the original size and the IoU that SAM 2 predicts for it."""
+    """A mask at the original size, the IoU that SAM 2 predicts for it, and whether both come from finite numbers."""
 
     mask: Rle
     score: float
+    finite: bool = True
 
 
 class Painter(Protocol[Image]):

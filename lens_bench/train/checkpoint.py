@@ -15,12 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from lens_bench.checkpoint_files import weight_files
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
-from lens_bench.lens.sources import SafetensorsSource, folder_shards
+from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.train.assembly import Assembly
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.devices import layout
@@ -184,7 +185,7 @@ def _move(part: Path, target: Path) -> None:
 def _restore_weights(folder: Path, lens: LensModel) -> None:
     """Read what trains from the checkpoint; everything else is as it was at the start. Adapters come separately."""
     wanted = {name: p for name, p in lens.named_parameters() if p.requires_grad and ".lora_" not in name}
-    source = SafetensorsSource(folder_shards(folder))
+    source = SafetensorsSource(weight_files(folder))
     with torch.device("meta"):
         plain = LensModel(lens.config)
     plan = make_plan(OWN, own_shapes(plain), source, tied_names(plain))

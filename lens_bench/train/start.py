@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import UsageError
-from lens_bench.lens.checkpoint import fresh, hub_config, load, load_plain, weight_digest
+from lens_bench.lens.checkpoint import fresh, hub_config, load, load_plain
 from lens_bench.lens.config import Json, LensConfig, released_config, sam_preset
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.recipe import Recipe
-from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.train.config import ModelConfig, TrainRecipe
 from lens_bench.train.nano import nano_config, nano_model, word_tokenizer
 
@@ -104,7 +104,7 @@ def open_start(recipe: TrainRecipe, device: str | torch.device = "cpu") -> Start
 
 
 def start_digest(config: ModelConfig) -> str | None:
-    """SHA-256 of the weights that training starts from; empty where the seed draws them, None where they are not there.
+    """SHA-256 of what training starts from; empty for drawn weights, None where they are absent.
 
     Raises:
         CheckpointError: A file cannot be read.
@@ -113,11 +113,11 @@ def start_digest(config: ModelConfig) -> str | None:
         return ""
     if config.checkpoint:
         folder = Path(config.checkpoint).expanduser()
-        return weight_digest(folder) if folder.is_dir() else None
+        return digest(folder) if folder.is_dir() else None
     qwen, sam = Path(config.qwen).expanduser(), Path(config.sam).expanduser()
     if not config.qwen or not qwen.is_dir() or not sam.exists():
         return None
-    return digest_files([*folder_shards(qwen), *(folder_shards(sam) if sam.is_dir() else [sam])])
+    return digest(qwen, sam)
 
 
 def as_trained(shape: LensConfig, config: ModelConfig) -> LensConfig:

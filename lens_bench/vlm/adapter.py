@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.parsing import parse_json
@@ -84,15 +85,15 @@ class VlmAdapter(ABC):
         """
 
     def weight_digest(self) -> str:
-        """SHA-256 over SAM 2 and the language model; of the latter only the name where it is behind an endpoint.
+        """SHA-256 over SAM 2 and the language model, of which an endpoint tells little.
 
         Raises:
             CheckpointError: Weights are not where the arguments say.
+            RunError: There is no endpoint.
+            UsageError: It refuses the key, or an argument does not fit.
         """
-        from lens_bench.sam2.model import digest
-
-        parts = f"{talker_identity(self.options)}\n{digest(sam_path(self.options))}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        painter = digest(sam_path(self.options))  # first: a missing file is told before an endpoint is asked
+        return hashlib.sha256(f"{talker_identity(self.options)}\n{painter}".encode()).hexdigest()
 
     def load(self) -> LoadReport:
         """Load SAM 2 and the language model, or look for the endpoint.
@@ -198,13 +199,10 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
         UsageError: It refuses the key or does not serve the model, or an argument does not fit.
     """
     args = Arguments(options)
-    if options.engine in (ENDPOINT, VLLM) and args.has("load_in") and args.text("load_in") != "none":
-        raise UsageError(f"load_in={args.text('load_in')} is for engine hf", "quantise what the engine serves instead")
+    _check_engine(options, args)
     if options.engine == ENDPOINT:
-        if (count := device_count(args)) != 1:
-            raise UsageError(f"devices={count} is for engines hf and vllm", "an endpoint has its own devices")
         endpoint = endpoint_of(options, forced)
-        unknown = "of a model behind an endpoint only the name is known, neither weights nor work"
+        unknown = "of a model behind an endpoint the name is known and what its server lists, neither weights nor work"
         return LoadedTalker(endpoint, 0, (*endpoint.check(), unknown))
     from lens_bench.lens.spread import devices_of
 
@@ -229,22 +227,31 @@ def load_talker(options: ModelOptions, forced: int | None = None) -> LoadedTalke
     return LoadedTalker(model, model.parameters, model.notes)
 
 
+def _check_engine(options: ModelOptions, args: Arguments) -> None:
+    """Raises ``UsageError`` where an argument does not go with the engine."""
+    if options.engine in (ENDPOINT, VLLM) and args.has("load_in") and args.text("load_in") != "none":
+        raise UsageError(f"load_in={args.text('load_in')} is for engine hf", "quantise what the engine serves instead")
+    if options.engine == ENDPOINT and (count := device_count(args)) != 1:
+        raise UsageError(f"devices={count} is for engines hf and vllm", "an endpoint has its own devices")
+
+
 def device_count(args: Arguments) -> int:
     """GPUs of the language model: the argument ``devices``, where the card has it."""
     return args.whole("devices") if args.has("devices") else 1
 
 
 def talker_identity(options: ModelOptions) -> str:
-    """What tells language models apart: the digest of a local checkpoint, the name of one behind an endpoint.
+    """What tells language models apart: the digest of a local checkpoint; see ``Endpoint.identity`` for others.
 
     Raises:
         CheckpointError: There is no checkpoint.
+        RunError: There is no endpoint.
+        UsageError: It refuses the key, or an argument does not fit.
     """
+    _check_engine(options, Arguments(options))
     if options.engine == ENDPOINT:
-        return f"endpoint {Arguments(options).text('model')}"
-    from lens_bench.vlm.local import weight_digest
-
-    return weight_digest(language_path(options))
+        return endpoint_of(options).identity()
+    return digest(language_path(options))
 
 
 def language_path(options: ModelOptions) -> Path:

@@ -137,7 +137,22 @@ class Endpoint:
             self._try_forced()
         return notes
 
-    def _listed(self) -> tuple[str, ...]:
+    def identity(self) -> str:
+        """What tells models behind endpoints apart: the name, and what the server says of it that lasts.
+
+        vLLM tells the folder or repository that it loaded (``root``), the base model (``parent``) and its context,
+        llama.cpp the number of parameters (``meta``). What changes with every start of a server is left out.
+
+        Raises:
+            RunError: There is no server.
+            UsageError: It refuses the key.
+        """
+        entry = next((row for row in _rows(self._models()) if row.get("id") == self.settings.model), {})
+        told = {key: entry[key] for key in ("root", "parent", "max_model_len", "meta") if entry.get(key)}
+        return f"endpoint {self.settings.model}" + (f" {json.dumps(told, sort_keys=True)}" if told else "")
+
+    def _models(self) -> bytes:
+        """The server's list of models; empty where it has none."""
         try:
             answer = exchange(self._address, "GET", "/models", self._headers(), None, self.settings.timeout)
         except TransportError as error:
@@ -147,7 +162,10 @@ class Endpoint:
                 f"{self._address.name} refuses the key (status {answer.status})",
                 "the argument key_variable names the environment variable that holds it",
             )
-        served = _served(answer.body) if answer.status == 200 else []
+        return answer.body if answer.status == 200 else b""
+
+    def _listed(self) -> tuple[str, ...]:
+        served = [name for row in _rows(self._models()) if isinstance(name := row.get("id"), str)]
         if not served:
             return (f"{self._address.name} does not list its models",)
         if self.settings.model not in served:
@@ -323,11 +341,11 @@ def _tokens(usage: object) -> Tokens | None:
     return None if prompt is None or completion is None else Tokens(prompt, completion)
 
 
-def _served(body: bytes) -> list[str]:
+def _rows(body: bytes) -> list[dict[str, object]]:
+    """Entries of a list of models."""
     content = _json(body)
     rows = content.get("data") if isinstance(content, dict) else None
-    names = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return [name for name in names if isinstance(name, str)]
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _json(body: bytes) -> object:

@@ -21,12 +21,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lens_bench.checkpoint_files import TRANSFORMERS_FAILS
 from lens_bench.errors import CheckpointError
+from lens_bench.finite import TOKEN_SCORES
 from lens_bench.lens.attention import attention, prefer_flash
 from lens_bench.lens.batching import Budget, row_budget, row_bytes
+from lens_bench.lens.prompts import special_tokens
 from lens_bench.lens.quantise import Bits, quantise
 from lens_bench.lens.room import require_room
-from lens_bench.lens.sources import digest_files, folder_shards
 from lens_bench.lens.spread import check_whole, scatter
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import UNKNOWN_COST, Cost
@@ -40,6 +42,7 @@ from lens_bench.vlm.prompting import (
     prompt_text,
     read_processor,
     reply_of,
+    special_of,
     unreadable,
 )
 from lens_bench.vlm.shared import Sharing, can_share
@@ -102,6 +105,7 @@ class LocalVlm:
         self._settings, self._placed = settings, placed
         self._tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._tokenizer.padding_side = "left"
+        self._special = special_tokens(self._tokenizer)
         self.sharing = Sharing(model, processor) if can_share(model, processor) else None
         per_row = row_bytes(model.config.get_text_config(), model.dtype, _ROW_TOKENS)
         self._rows = Budget(settings.rows or row_budget(model.device, per_row, cap=128), "conversations")
@@ -133,9 +137,9 @@ class LocalVlm:
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             loaded: object = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except TRANSFORMERS_FAILS as error:
             raise unreadable(folder, error) from None
         processor = read_processor(folder)
         model, info = cast("tuple[PreTrainedModel, Mapping[str, object]]", loaded)
@@ -173,6 +177,8 @@ class LocalVlm:
     def ask(self, conversations: Sequence[Conversation], clock: StageClock | None = None) -> list[Reply]:
         """One reply per conversation, in order.
 
+        One that holds a special token as text, or that is answered with non-finite scores, has a reply with ``error``.
+
         Args:
             conversations: What is said.
             clock: Takes the stages ``prompt``, ``resize``, ``vision tower``, ``prefill`` and ``decode``; where
@@ -182,9 +188,11 @@ class LocalVlm:
             OutOfMemoryError: A single conversation does not fit.
         """
         # In their order, not by length: those about one picture come one after the other and share it in a batch.
-        bare = [place for place, c in enumerate(conversations) if not pictures_of(c)]
-        shown = [place for place, c in enumerate(conversations) if pictures_of(c)]
-        found: dict[int, Reply] = {}
+        held = {place: why for place, c in enumerate(conversations) if (why := special_of(c, self._special))}
+        asked = [place for place in range(len(conversations)) if place not in held]
+        bare = [place for place in asked if not pictures_of(conversations[place])]
+        shown = [place for place in asked if pictures_of(conversations[place])]
+        found = {place: Reply(error=why) for place, why in held.items()}
         work = partial(self._ask, clock=clock or StageClock(str(self._model.device)))
         for places in (shown, bare):
             found.update(zip(places, self._rows.run([conversations[p] for p in places], work), strict=True))
@@ -216,8 +224,14 @@ class LocalVlm:
             processors = LogitsProcessorList([passes, *penalty])
             out = generate(**inputs, generation_config=config, logits_processor=processors)
         ends = end_ids(config.eos_token_id)
-        answers = zip(out[:, width:].tolist(), mask.sum(dim=1).tolist(), strict=True)
-        return [reply_of(self._tokenizer, row, int(own), ends) for row, own in answers]
+        answers = zip(out[:, width:].tolist(), mask.sum(dim=1).tolist(), passes.finite(), strict=True)
+        return [self._reply(row, int(own), ends, finite) for row, own, finite in answers]
+
+    def _reply(self, row: Sequence[int], prompt: int, ends: frozenset[int], finite: int) -> Reply:
+        """The reply in ``row``, of whose tokens the first ``finite`` were chosen by finite scores."""
+        reply = reply_of(self._tokenizer, row, prompt, ends)
+        written = reply.tokens.completion if reply.tokens is not None else 0
+        return reply if written <= finite else Reply(error=TOKEN_SCORES)
 
     def _greedy(self) -> GenerationConfig:
         """The checkpoint's generation settings without sampling; its repetition penalty is ours to apply."""
@@ -236,12 +250,16 @@ class LocalVlm:
 
 
 class _Passes(LogitsProcessor):
-    """Measures reading prompts and writing answers apart: scores come for the first time when all is read."""
+    """Measures reading prompts and writing answers apart, and looks for scores that are not finite.
+
+    Scores come for the first time when all is read. What is found of them stays on the device until the end.
+    """
 
     def __init__(self, clock: StageClock) -> None:
         self._clock = clock
         self._stage = ExitStack()
-        self._read = False
+        self._passes = 0
+        self._finite: Tensor | None = None
 
     def __enter__(self) -> _Passes:
         self._stage.enter_context(self._clock.stage("prefill"))
@@ -249,11 +267,18 @@ class _Passes(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Called behind every pass; the scores stay as they are."""
-        if not self._read:
-            self._read = True
+        if self._finite is None:
             self._stage.close()
             self._stage.enter_context(self._clock.stage("decode"))
+            self._finite = torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+        # A score that is no number wins, so the greatest of a row tells of all.
+        self._finite += (self._finite == self._passes) & scores.amax(dim=-1).isfinite()
+        self._passes += 1
         return scores
+
+    def finite(self) -> list[int]:
+        """How many passes of each row gave finite scores before the first that did not."""
+        return [] if self._finite is None else self._finite.tolist()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -277,17 +302,6 @@ class _RepetitionPenalty(LogitsProcessor):
         found = scores.gather(1, seen)
         punished = torch.where(found < 0, found * self._penalty, found / self._penalty)
         return scores.scatter(1, seen, punished)
-
-
-def weight_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's configuration and shards.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"no checkpoint folder {folder}")
-    return digest_files([folder / "config.json", *folder_shards(folder)])
 
 
 def _check(folder: Path, info: Mapping[str, object]) -> None:

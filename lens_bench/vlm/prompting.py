@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from lens_bench.checkpoint_files import (
+    TRANSFORMERS_FAILS,
+    read_object,
+    require_no_code,
+    require_unquantised,
+    weight_files,
+)
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.sources import SafetensorsSource, Shape, folder_shards
+from lens_bench.lens.prompts import require_tokenizer, special_in
+from lens_bench.lens.sources import SafetensorsSource, Shape
 from lens_bench.records import Tokens
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vlm.chat import Conversation, Picture, Reply
@@ -16,12 +24,15 @@ guard_torchvision()
 
 from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin  # noqa: E402
 
+# Names that transformers gave a class in a release candidate, and the one that it has.
+_RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
+
 
 def check_folder(folder: Path) -> Mapping[str, Shape]:
     """Shapes of the tensors of a checkpoint folder; a truncated file is named, not half read.
 
     Raises:
-        CheckpointError: It is missing, incomplete, or an adapter.
+        CheckpointError: It is missing, incomplete, quantised, an adapter, or wants code of its own to be run.
     """
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}")
@@ -29,22 +40,52 @@ def check_folder(folder: Path) -> Mapping[str, Shape]:
         raise CheckpointError(
             f"{folder} is a LoRA adapter, not a merged checkpoint", "merge it into its base model first"
         )
-    return SafetensorsSource(folder_shards(folder)).shapes()
+    require_no_code(folder)
+    require_unquantised(folder)
+    return SafetensorsSource(weight_files(folder)).shapes()
 
 
 def read_processor(folder: Path) -> ProcessorMixin:
     """Processor and tokenizer of a checkpoint folder, with a chat template.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or it wants code of its own to be run.
     """
+    require_no_code(folder)
+    require_tokenizer(folder)
+    _require_known_images(folder)
     try:
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except TRANSFORMERS_FAILS as error:
         raise unreadable(folder, error) from None
     if not getattr(processor, "chat_template", None):
         raise CheckpointError(f"{folder} has no chat template", "is it an instruction-tuned model?")
     return processor
+
+
+def _require_known_images(folder: Path) -> None:
+    """Refuse a name that transformers gave an image processor once and has changed since.
+
+    Raises:
+        CheckpointError: The message names the key to edit.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        content = read_object(folder / name) if (folder / name).is_file() else {}
+        for block in (content, content.get("image_processor")):
+            old = block.get("image_processor_type") if isinstance(block, dict) else None
+            if isinstance(old, str) and old in _RENAMED:
+                raise CheckpointError(
+                    f"{folder / name} has image_processor_type {old}, a name that transformers has given up",
+                    f"set image_processor_type to {_RENAMED[old]}, the same class",
+                )
+
+
+def special_of(conversation: Conversation, special: frozenset[str]) -> str:
+    """Why a conversation cannot be held: a text in it would be read as a special token; empty where it can be."""
+    texts = (part for turn in conversation for part in turn.parts if isinstance(part, str))
+    return next((held for text in texts if (held := special_in(text, special))), "")
 
 
 def unreadable(folder: Path, error: Exception) -> CheckpointError:

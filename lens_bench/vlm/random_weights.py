@@ -126,7 +126,8 @@ def random_vlm(
         CheckpointError: The folder has no processor.
     """
     if folder is not None:
-        config, processor = AutoConfig.from_pretrained(folder, local_files_only=True), read_processor(folder)
+        processor = read_processor(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     else:
         named = named_shape(hub)
         if named is None:

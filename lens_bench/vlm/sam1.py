@@ -19,6 +19,7 @@ from torch import Tensor
 from lens_bench.costs.sam import sam_image_flops, sam_mask_flops
 from lens_bench.costs.weights import weight_bytes
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget
 from lens_bench.lens.host import Host
 from lens_bench.lens.layouts import OWN, make_plan, own_shapes
@@ -101,13 +102,14 @@ class Sam1:
             if prompt.box is None or prompt.points:
                 raise UsageError("SAM is prompted with boxes alone here", "points need SAM 2")
             by_image.setdefault(id(encoded), []).append(place)
-        found: dict[int, tuple[Future[Rle], float]] = {}
+        found: dict[int, tuple[Future[Rle], float, bool]] = {}
         for places in by_image.values():
             encoded = prompts[places[0]][0]
             boxes = [box for place in places if (box := prompts[place][1].box) is not None]
             work = partial(self._decode, encoded, best_of_three)
             found.update(zip(places, self._boxes.run(boxes, work), strict=True))
-        return [SamMask(found[place][0].result(), found[place][1]) for place in range(len(prompts))]
+        painted = [found[place] for place in range(len(prompts))]
+        return [SamMask(mask.result(), score, finite) for mask, score, finite in painted]
 
     def image_cost(self, count: int) -> Cost:
         """Work of encoding so many images, the weights read once."""
@@ -119,7 +121,9 @@ class Sam1:
         flops = len(prompts) * sam_mask_flops(2)
         return Cost(flops, weight_bytes(self.model.mask_decoder)) if prompts else Cost()
 
-    def _decode(self, encoded: Encoded, best_of_three: bool, boxes: Sequence[Box]) -> list[tuple[Future[Rle], float]]:
+    def _decode(
+        self, encoded: Encoded, best_of_three: bool, boxes: Sequence[Box]
+    ) -> list[tuple[Future[Rle], float, bool]]:
         model = self.model
         tokens = model.box_prompts(list(boxes), encoded.image).to(encoded.features)
         no_mask: Tensor = model.prompt_encoder.no_mask_embed.weight
@@ -132,9 +136,11 @@ class Sam1:
         )
         best = scores.argmax(dim=1)
         rows = torch.arange(len(boxes), device=best.device)
-        binary = upsample(logits[rows, best], encoded.image) > 0
-        quality = scores[rows, best].float().tolist()
-        return [(self._host.encode(mask), score) for mask, score in zip(binary, quality, strict=True)]
+        chosen, quality = logits[rows, best], scores[rows, best].float()
+        binary = upsample(chosen, encoded.image) > 0
+        finite = finite_rows(chosen) & quality.isfinite()
+        numbers = torch.stack([quality, finite.float()], dim=1).tolist()
+        return [(self._host.encode(mask), score, bool(ok)) for mask, (score, ok) in zip(binary, numbers, strict=True)]
 
 
 def _size(shapes: Mapping[str, Shape], path: Path) -> SamSize:

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lens_bench import masks
 from lens_bench.answers import why_no_box
+from lens_bench.finite import MASK_SCORES
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import Box, Cost, ImageTask, Prediction, Query, Size
 from lens_bench.sam2.prompts import Painter, SamMask, SamPrompt
@@ -124,6 +125,8 @@ def _prediction(asked: _Asked, painted: Sequence[SamMask], size: Size, stages_ms
     name, reply = asked.query.sample_id, asked.reply
     if reply.error is not None:
         return Prediction(name, "error", error=reply.error, stages_ms=stages_ms)
+    if not all(p.finite for p in painted):
+        return Prediction(name, "error", text=reply.text, error=MASK_SCORES, tokens=reply.tokens, stages_ms=stages_ms)
     if not painted:
         why = why_no_box(reply.text)
         return Prediction(name, "no_mask", text=reply.text, tokens=reply.tokens, stages_ms=stages_ms, error=why)

@@ -1,7 +1,8 @@
 """A local vision-language model of the Qwen-VL families through vLLM in this process.
 
 Prompts, end tokens and repetition penalty are those of ``local``, so that greedy answers are the same; vLLM reads the
-checkpoint's folder itself, shares what prompts have in common, and batches as it likes.
+checkpoint's folder itself, shares what prompts have in common, and batches as it likes. It does
+not show its scores, so non-finite ones are not noticed here.
 """
 
 from __future__ import annotations
@@ -15,15 +16,24 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lens_bench.checkpoint_files import read_object, weight_files
 from lens_bench.errors import CheckpointError
-from lens_bench.parsing import parse_json
+from lens_bench.lens.prompts import special_tokens
 from lens_bench.perf.clock import StageClock
 from lens_bench.records import UNKNOWN_COST, Cost, Size
 from lens_bench.torchvision_guard import guard_torchvision
 from lens_bench.vllm_engine import Request, VllmEngine, VllmSettings
 from lens_bench.vlm.chat import Conversation, Reply
 from lens_bench.vlm.costs import VlmCosts
-from lens_bench.vlm.prompting import check_folder, end_ids, pictures_of, prompt_text, read_processor, reply_of
+from lens_bench.vlm.prompting import (
+    check_folder,
+    end_ids,
+    pictures_of,
+    prompt_text,
+    read_processor,
+    reply_of,
+    special_of,
+)
 from lens_bench.vlm.shared import check_size, expands_marker, image_marker
 
 guard_torchvision()
@@ -50,6 +60,11 @@ class VllmVlm:
 
     def __init__(self, folder: Path, settings: VllmSettings, max_new_tokens: int, forced: bool = False) -> None:
         shapes = check_folder(folder)
+        if left := sorted({f.name for f in folder.glob("*.safetensors")} - {f.name for f in weight_files(folder)}):
+            raise CheckpointError(
+                f"{folder} holds other weights, which vLLM would read as well: {', '.join(left)}",
+                "move them elsewhere",
+            )
         self.parameters = sum(math.prod(shape) for shape in shapes.values())
         self._processor = read_processor(folder)
         if not expands_marker(self._processor):
@@ -58,6 +73,7 @@ class VllmVlm:
                 "engine hf, or engine endpoint behind vLLM's server",
             )
         self._tokenizer = self._processor.tokenizer
+        self._special = special_tokens(self._tokenizer)
         self._marker = int(self._tokenizer.convert_tokens_to_ids(image_marker(self._processor)))
         generation = _generation(folder)
         penalty = generation.get("repetition_penalty")
@@ -86,7 +102,7 @@ class VllmVlm:
     @cached_property
     def _work(self) -> VlmCosts | None:
         """From the configuration: how vLLM holds the weights is its own affair."""
-        config = AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
         model.tie_weights()
@@ -117,6 +133,9 @@ class VllmVlm:
         found: dict[int, Reply] = {}
         requests: dict[int, Request] = {}
         for place, conversation in enumerate(conversations):
+            if held := special_of(conversation, self._special):
+                found[place] = Reply(error=held)
+                continue
             pictures = pictures_of(conversation)
             text = prompt_text(self._processor, conversation)
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -147,7 +166,7 @@ def context_of(folder: Path) -> int:
     Raises:
         CheckpointError: The folder has no readable configuration.
     """
-    content = _read(folder / "config.json")
+    content = read_object(folder / "config.json")
     text = content.get("text_config")
     limit = (text if isinstance(text, dict) else content).get("max_position_embeddings", CONTEXT)
     return min(CONTEXT, limit) if isinstance(limit, int) else CONTEXT
@@ -156,17 +175,7 @@ def context_of(folder: Path) -> int:
 def _generation(folder: Path) -> dict[str, object]:
     """Generation settings of a checkpoint; where it has none, what its configuration says."""
     path = folder / "generation_config.json"
-    content = _read(folder / "config.json")
+    content = read_object(folder / "config.json")
     text = content.get("text_config")
     plain = {**(text if isinstance(text, dict) else {}), **content}
-    return _read(path) if path.is_file() else plain
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path} is not readable JSON") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content
+    return read_object(path) if path.is_file() else plain

@@ -141,9 +141,11 @@ def test_an_expression_with_the_mask_token_costs_only_itself(
     model = llava("lisa-7b", lisa_folders)
     model.load()
     tasks = pictures(["dog", "what is [SEG] here"], is_sentence=False)
-    with pytest.raises(DataError, match="mask token"):
+    with pytest.raises(DataError, match="special token"):
         model.segment(tasks)
     assert [p.status for p in answer(model, tasks, BatchSize(4))] == ["ok", "error"]
+    held = answer(model, pictures(["</s> dog", "a <im_end> b", "cat"], is_sentence=False), BatchSize(4))
+    assert [p.status for p in held] == ["error", "error", "ok"] and "'</s>'" in str(held[0].error)
 
 
 def test_weights_that_are_nowhere_say_how_to_get_them(

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Sam2Model
 
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError
-from lens_bench.lens.checkpoint import describe, fresh, load, load_plain, plain_config, weight_digest
+from lens_bench.lens.checkpoint import describe, fresh, load, load_plain, plain_config
 from lens_bench.lens.config import CONFIG_NAME, HeadConfig, LensConfig, sam_preset
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import Precision, place
@@ -60,22 +61,22 @@ def test_save_and_load_are_bitwise(tmp_path: Path, family: str, limit: int) -> N
 
 def test_saving_again_leaves_no_shard_behind(tmp_path: Path) -> None:
     save(tiny_model(seed=1), tmp_path, byte_tokenizer(), STORY, 200_000)
-    before = weight_digest(tmp_path)
+    before = digest(tmp_path)
     again = tiny_model(seed=2)
     save(again, tmp_path, byte_tokenizer(), STORY)
     assert [p.name for p in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
     assert not list(tmp_path.glob("*.part"))
-    assert same(load(tmp_path).model, again) and weight_digest(tmp_path) != before
+    assert same(load(tmp_path).model, again) and digest(tmp_path) != before
 
 
 def test_the_digest_sees_one_changed_weight(tmp_path: Path) -> None:
     save(tiny_model(seed=1), tmp_path, byte_tokenizer(), STORY)
-    before = weight_digest(tmp_path)
-    assert before == weight_digest(tmp_path)
+    before = digest(tmp_path)
+    assert before == digest(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["head.pool.bias"][0] += 1
     save_file(tensors, tmp_path / "model.safetensors")
-    assert weight_digest(tmp_path) != before
+    assert digest(tmp_path) != before
 
 
 def released_tiny(seed: int = 4) -> LensModel:
@@ -241,7 +242,7 @@ def test_configuration_that_is_no_configuration(folder: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     check_five(tmp_path / "nowhere", "no checkpoint folder")
     with pytest.raises(CheckpointError):
-        weight_digest(tmp_path / "nowhere")
+        digest(tmp_path / "nowhere")
 
 
 def test_an_output_layer_that_differs_from_the_tied_embedding(tmp_path: Path) -> None:

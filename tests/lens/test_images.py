@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_bench.errors import DataError
-from lens_bench.lens.images import Patching, longest_side_size, patches, prepare, sam_square, smart_size
+from lens_bench.lens.images import Patching, longest_side_size, patches, prepare, sam2_square, sam_square, smart_size
 from lens_bench.lens.recipe import Recipe
 from lens_bench.torchvision_guard import guard_torchvision
 
@@ -24,10 +24,59 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
-def test_smart_size_is_transformers(height: int, width: int) -> None:
-    if max(height, width) / min(height, width) > 200:
+def test_smart_size_is_transformers_where_no_side_rounds_to_nothing(height: int, width: int) -> None:
+    if max(height, width) / min(height, width) > 200 or min(height, width) <= 14:
         return
     assert smart_size((height, width), 28, 3136, 1_000_000) == smart_resize(height, width, 28, 3136, 1_000_000)
+
+
+@given(st.integers(1, 14), st.integers(1, 2800), st.booleans(), st.sampled_from([(28, 3136), (32, 65536), (28, 1)]))
+def test_no_side_rounds_to_nothing(thin: int, long: int, upright: bool, rule: tuple[int, int]) -> None:
+    """Sides of half a token and less, as Qwen's ``smart_resize`` sizes them; the processor then leaves them alone."""
+    factor, least = rule
+    if long > 200 * thin:
+        return
+    height, width = (long, thin) if upright else (thin, long)
+    size = smart_size((height, width), factor, least, 1_000_000)
+    sides = [max(factor, round(side / factor) * factor) for side in (height, width)]
+    if sides[0] * sides[1] >= least:
+        assert size == tuple(sides)
+    else:
+        grow = (least / (height * width)) ** 0.5
+        assert size == tuple(-(-side * grow // factor) * factor for side in (height, width))
+    assert min(size) >= factor and size[0] % factor == size[1] % factor == 0
+    if max(size) <= 200 * min(size):
+        assert smart_resize(*size, factor, least, 1_000_000) == size
+
+
+def test_small_sides_by_value() -> None:
+    """10 x 200: transformers' function alone would say 28 x 252, since it takes the height for nothing."""
+    assert smart_size((10, 200), 28, 3136, 1_003_520) == (28, 196)
+    assert smart_size((1000, 14), 28, 3136, 1_003_520) == (1008, 28)
+    assert smart_size((10, 10), 28, 3136, 1_003_520) == (56, 56)
+
+
+def _triangle(size: int, out: int) -> np.ndarray:
+    """Weights [out, size] of bilinear resizing with antialiasing, from its definition, in float64."""
+    scale = size / out
+    reach = max(scale, 1.0)
+    distance = (np.arange(size)[None] + 0.5 - (np.arange(out)[:, None] + 0.5) * scale) / reach
+    weights = np.clip(1 - np.abs(distance), 0, None)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(300, 420), (64, 64), (31, 200), (40, 25), (97, 64)])
+def test_sam_2_sees_what_metas_transforms_make(size: tuple[int, int]) -> None:
+    """``ToTensor``, ``Resize`` of a float tensor with antialiasing, ``Normalize``: no grey level is rounded to."""
+    pixels, side = picture(*size), 64
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    rows, columns = _triangle(size[0], side), _triangle(size[1], side)
+    exact = (np.einsum("ih,hwc,jw->ijc", rows, pixels / 255, columns) - mean) / std
+    found = sam2_square(pixels, side)
+    assert found.dtype == torch.float32 and found.shape == (3, side, side)
+    torch.testing.assert_close(found.permute(1, 2, 0).double(), torch.from_numpy(exact), rtol=0, atol=2e-5)
+    if size != (side, side):  # resizing bytes is off by up to a grey level, 1 / 255 / 0.225
+        assert (sam_square(pixels, side, "pillow") - found).abs().max() > 1e-3
 
 
 @settings(max_examples=8, deadline=None)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.tiny import tiny_sam
 from lens_bench.masks import area, decode
 from lens_bench.records import Pixels
-from lens_bench.sam2.model import Encoded, Sam2, digest
+from lens_bench.sam2.model import Encoded, Sam2
 from lens_bench.sam2.prompts import SamPrompt
 from lens_bench.sam2.tiny import save_tiny_sam2
 from lens_bench.torchvision_guard import guard_torchvision

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lens_bench.checkpoint_files import weight_files
 from lens_bench.errors import RunError, UsageError
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.save import export_qwen
-from lens_bench.lens.sources import SafetensorsSource, folder_shards
+from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.lens.tiny import byte_tokenizer
 from lens_bench.train.config import Lora
 from lens_bench.train.lora import inject, merged
@@ -50,7 +51,7 @@ def moved(model: LensModel, seed: int) -> None:
 def test_what_trains_travels_under_the_names_of_a_checkpoint(tmp_path: Path) -> None:
     model, _, _ = asks()
     export_qwen(model, tmp_path, byte_tokenizer())
-    source = SafetensorsSource(folder_shards(tmp_path))
+    source = SafetensorsSource(weight_files(tmp_path))
     everything = travelling(training(model, "embeddings", "language", "vision", "head", "sam_decoder"), torch.float32)
     assert everything.keys() == source.shapes().keys()
     for name, tensor in everything.items():

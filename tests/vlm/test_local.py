@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.quantise import Bits
 from lens_bench.vlm.chat import Conversation, Picture, Turn, question
-from lens_bench.vlm.local import LocalSettings, LocalVlm, weight_digest
+from lens_bench.vlm.local import LocalSettings, LocalVlm
 from lens_bench.vlm.prompting import prompt_text
 from lens_bench.vlm.sizing import Sizing
 from lens_bench.vlm.tiny import save_tiny_vlm
@@ -165,13 +166,13 @@ def test_checkpoints_that_do_not_fit(vlm_folder: Path, tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
     folder = tmp_path / "copy"
     shutil.copytree(vlm_folder, folder)
-    digest = weight_digest(folder)
-    assert len(digest) == 64
+    before = digest(folder)
+    assert len(before) == 64
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
     name = next(iter(sorted(tensors)))
     save_file({k: v for k, v in tensors.items() if k != name} | {"extra": torch.zeros(1)}, weights, {"format": "pt"})
-    assert weight_digest(folder) != digest
+    assert digest(folder) != before
     with pytest.raises(CheckpointError, match=r"1 missing: .*; 1 unexpected: extra"):
         load(folder)
     save_file(tensors, weights, {"format": "pt"})

@@ -106,6 +106,10 @@ class Expected(_Card):
     images: int | None = None
     refs: int | None = None
     expressions: int | None = None
+    empty: int | Literal["any"] = Field(
+        default=0,
+        description="How many annotations may cover no pixel although they do not say that nothing is meant.",
+    )
     unverified: tuple[Literal["images", "refs", "expressions"], ...] = ()
 
     @property

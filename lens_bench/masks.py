@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias, cast
 
@@ -28,7 +29,9 @@ BOUNDARY_RATIO = 0.02
 
 MAX_PIXELS = 2**29  # the longest run that six signed digits hold
 DENSE = 24  # pixels a run, from which on runs are faster made with numpy than with pycocotools
-MAX_COORDINATE = 1_000_000  # its rasteriser walks along edges, so a far point costs memory and time
+# Its rasteriser walks along edges, so far points and long outlines cost memory and time.
+MAX_COORDINATE = 1_000_000
+MAX_OUTLINE = 8_000_000
 
 
 # ---------------------------------------------------------------------------------------------- run lengths
@@ -211,10 +214,18 @@ def part_rle(part: Part, size: Size) -> Rle:
         farthest = max(max(part.points), -min(part.points))
         if farthest > MAX_COORDINATE or not math.isfinite(sum(part.points)):  # the sum shows a NaN
             raise DataError(f"a polygon has a coordinate beyond {MAX_COORDINATE} pixels or none at all")
+        if farthest * len(part.points) > MAX_OUTLINE and _length(part.points) > MAX_OUTLINE:
+            raise DataError(f"a polygon has an outline of more than {MAX_OUTLINE} pixels")
         return _rle(coco.frPyObjects([list(part.points)], size[0], size[1])[0])
     if isinstance(part, MaskSource):
         return part.rle(size)
     raise TypeError(f"not a part of an annotation: {type(part).__name__}")
+
+
+def _length(points: Sequence[float]) -> float:
+    """Length of a closed outline in steps from pixel to pixel, diagonal ones too."""
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def merge_parts(parts: Iterable[Part], size: Size) -> tuple[Rle, Rle]:
@@ -252,6 +263,16 @@ def paint(outlines: Sequence[Outline], size: Size) -> tuple[Rle, Rle]:
         outline = drawn[int(index)]
         _draw(labels, outline, 255 if outline.ignore else 1)
     return encode(labels == 1), encode(labels == 255)
+
+
+def draws(outline: Outline, size: Size) -> bool:
+    """Whether an outline, painted alone, covers a pixel of an image of ``size`` (height, width)."""
+    if outline.region is not None:
+        return area(outline.region) > 0
+    pairs = zip(outline.points[::2], outline.points[1::2], strict=True)
+    if any(-1 < x < size[1] and -1 < y < size[0] for x, y in pairs):  # coordinates are truncated towards 0
+        return True
+    return any(map(area, paint([replace(outline, ignore=False)], size)))
 
 
 def _draw(canvas: NDArray[np.uint8], outline: Outline, value: int) -> None:

@@ -264,6 +264,13 @@ def test_polygon_of_fewer_than_three_points_covers_nothing(points: tuple[float, 
     assert masks.area(masks.part_rle(Polygon(points), (6, 8))) == 0
 
 
+def test_a_polygon_that_would_take_gigabytes_to_draw_is_refused() -> None:
+    corners = [((-1) ** n * 9e5, n / 10) for n in range(2000)]
+    with pytest.raises(DataError, match="outline of more than"):
+        masks.part_rle(Polygon(tuple(c for corner in corners for c in corner)), (6, 8))
+    assert masks.area(masks.part_rle(Polygon((-9e5, -9e5, 9e5, -9e5, 9e5, 9e5)), (6, 8))) > 0
+
+
 def test_polygon_leaving_the_image_is_clipped() -> None:
     assert masks.area(masks.part_rle(Polygon((-10, -10, 50, -10, 50, 50, -10, 50)), (6, 8))) == 48
     assert masks.area(masks.part_rle(Polygon((20, 20, 30, 20, 30, 30)), (6, 8))) == 0

@@ -9,12 +9,13 @@ from typing import Literal, TypeAlias
 
 from lens_bench import masks
 from lens_bench.cards import Expected
+from lens_bench.data.empty import covers_nothing, too_many
 from lens_bench.data.split import Counts, Split
 from lens_bench.data.tasks import group_by_image, missing_images
 from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Sample
 
-Kind: TypeAlias = Literal["missing image", "broken image", "size mismatch", "broken annotation"]
+Kind: TypeAlias = Literal["missing image", "broken image", "size mismatch", "broken annotation", "empty annotation"]
 Progress: TypeAlias = Callable[[int, int], None]  # images done, images in all
 
 KINDS: tuple[Kind, ...] = ("missing image", "broken image", "size mismatch", "broken annotation")
@@ -40,7 +41,8 @@ class VerifyReport:
         decoded: Whether images were decoded or only looked for.
         findings: Everything wrong, images in order.
         overlapping: Annotations whose parts overlap: on these, protocols that sum parts differ from those that unite.
-        empty: Annotations without a pixel that do not say ``no_target``.
+        empty: Annotations without a pixel that do not say ``no_target``; findings where they are more than the card
+            allows.
         no_target: Annotations that say that nothing is meant.
     """
 
@@ -63,6 +65,9 @@ class VerifyReport:
         """Whether a run on this split would give the suite's full result."""
         return not self.findings and not self.wrong_counts
 
+    def _allowed(self) -> str:
+        return f" ({self.expected.empty} expected)" if self.expected.empty else ""
+
     def rows(self) -> list[tuple[str, str]]:
         """The report as a table of two columns."""
         rows = [("layout", ", ".join(self.files) or "-"), ("images in", self.images or "-")]
@@ -76,7 +81,7 @@ class VerifyReport:
             rows.append((_plural(kind), str(count) if checked else "not checked"))
         rows += [
             ("annotations with overlapping parts", str(self.overlapping)),
-            ("annotations without a pixel", str(self.empty)),
+            ("annotations without a pixel", f"{self.empty}{self._allowed()}"),
             ("annotations without a target", str(self.no_target)),
             ("content hash", self.content_hash),
         ]
@@ -86,8 +91,8 @@ class VerifyReport:
 @dataclass(frozen=True, slots=True)
 class _Checked:
     findings: tuple[Finding, ...]
+    empty: tuple[Finding, ...] = ()
     overlapping: int = 0
-    empty: int = 0
     no_target: int = 0
 
 
@@ -112,6 +117,7 @@ def verify_split(
             if progress is not None:
                 progress(done, len(groups))
     missing = [Finding("missing image", sample.id, sample.image.name) for sample in gone.values()]
+    empty = [finding for result in results for finding in result.empty]
     source, card = split.source, split.suite.splits[split.name]
     return VerifyReport(
         suite=split.suite.name,
@@ -122,9 +128,13 @@ def verify_split(
         found=split.counts,
         content_hash=split.content_hash,
         decoded=decode,
-        findings=(*missing, *(f for result in results for f in result.findings)),
+        findings=(
+            *missing,
+            *(f for result in results for f in result.findings),
+            *(empty if too_many(split, len(empty)) else ()),
+        ),
         overlapping=sum(result.overlapping for result in results),
-        empty=sum(result.empty for result in results),
+        empty=len(empty),
         no_target=sum(result.no_target for result in results),
         wrong_counts=_wrong_counts(card.expected, split.counts),
     )
@@ -143,7 +153,8 @@ def _check(samples: Sequence[Sample], *, decode: bool) -> _Checked:
     findings: list[Finding] = []
     if decode:
         findings += _check_image(samples)
-    overlapping = empty = no_target = 0
+    empty: list[Finding] = []
+    overlapping = no_target = 0
     for sample, truth in _distinct(samples):
         try:
             union, once, _ = masks.merge_truth(truth)
@@ -152,8 +163,10 @@ def _check(samples: Sequence[Sample], *, decode: bool) -> _Checked:
             continue
         overlapping += union != once
         no_target += truth.no_target
-        empty += masks.area(union) == 0 and not truth.no_target
-    return _Checked(tuple(findings), overlapping, empty, no_target)
+        if covers_nothing(truth):
+            size = f"{truth.size[1]}x{truth.size[0]}"
+            empty.append(Finding("empty annotation", sample.id, f"it covers no pixel of its image of {size}"))
+    return _Checked(tuple(findings), tuple(empty), overlapping, no_target)
 
 
 def _check_image(samples: Sequence[Sample]) -> list[Finding]:

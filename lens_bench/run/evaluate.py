@@ -67,6 +67,8 @@ def run_split(plan: Plan, session: Session, progress: Progress) -> Outcome:
         speed = Speed(plan.options.device)
         speed.reasons += [f"resumed: {len(done)} expressions were answered in an earlier session"] if done else []
         speed.reasons += ["one shard of a run"] if plan.request.shard else []
+        if left_out := plan.manifest.data.get("left_out"):
+            progress.note(f"left out {left_out} expressions whose annotation covers no pixel of its image")
         progress.start(f"{plan.card.name} on {plan.manifest.suite} {plan.manifest.split}", len(plan.samples), len(done))
         try:
             _answer_rest(plan, session, done, scorer, speed, progress)

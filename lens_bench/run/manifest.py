@@ -58,7 +58,8 @@ class Manifest:
         n_samples: Expressions of this run (or shard), ``n_images`` their images.
         device: Kind of device, ``cpu`` or ``cuda``.
         data: ``expected``: counts and content hash of the whole split as the suite's card gives them; ``found``: the
-            counts of what was there. Empty in a manifest of an earlier version.
+            counts of what was there; ``left_out``: expressions of this run that were left out because their annotation
+            covers no pixel. Empty in a manifest of an earlier version.
         pixels: What decides how an image file becomes pixels: the EXIF policy and the version of the decoding. None for
             a model that reads no images.
         data_root: Where the data was; a hint for commands that need it again, not part of the identity.

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lens_bench.cards import ModelCard, SuiteCard
+from lens_bench.data.empty import without_empty
 from lens_bench.data.images import DECODING
 from lens_bench.data.split import Split, open_split
 from lens_bench.data.tasks import group_by_image, require_images
@@ -126,7 +127,8 @@ def make_plan(
     """
     protocol = get_protocol(request.protocol or suite.protocol)
     opened = open_split(suite, split, request.data_root, allow_partial=request.allow_partial)
-    samples = select_samples(opened.samples, request.limit, request.shard)
+    chosen = select_samples(opened.samples, request.limit, request.shard)
+    samples = without_empty(opened, chosen, allow_partial=request.allow_partial)
     if card.reads_images:
         require_images(samples)
     settings = Settings(
@@ -149,7 +151,11 @@ def make_plan(
         n_samples=len(samples),
         n_images=len({s.image_id for s in samples}),
         device=options.device.partition(":")[0],
-        data={"expected": opened.expected, "found": asdict(opened.counts)},
+        data={
+            "expected": opened.expected,
+            "found": asdict(opened.counts),
+            "left_out": len(chosen) - len(samples),
+        },
         pixels=_pixels(opened) if card.reads_images else None,
         data_root=str(request.data_root.resolve()),
         shard=request.shard,

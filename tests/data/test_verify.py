@@ -42,6 +42,7 @@ def test_everything_wrong_is_found_and_named(tiny: Any, workers: int) -> None:
         ("missing image", "refcoco/unc/val/ref6/sent60"),
         ("size mismatch", "refcoco/unc/val/ref4/sent40"),
         ("broken image", "refcoco/unc/val/ref5/sent50"),
+        ("empty annotation", "refcoco/unc/val/ref3/sent30"),
     ]
     assert "is 20x30, its annotation 30x20" in report.findings[1].detail
     assert "000000000005.jpg cannot be decoded" in report.findings[2].detail
@@ -66,7 +67,7 @@ def test_the_table_has_expected_and_found(tiny: Any) -> None:
 
 def test_without_decoding_images_are_only_looked_for(tiny: Any) -> None:
     report = verify_split(_split(tiny), decode=False)
-    assert [f.kind for f in report.findings] == ["missing image"]
+    assert [f.kind for f in report.findings] == ["missing image", "empty annotation"]
     assert dict(report.rows())["broken images"] == "not checked"
 
 

@@ -136,6 +136,20 @@ def test_score_of_a_predictions_file(cli: Any, tiny: Any, tmp_path: Path) -> Non
     assert "5" in result.stderr
 
 
+def test_boxes_of_a_predictions_file_in_another_form(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    """The same boxes as corners and as corner and size score alike; a form of no name, and a run's boxes, do not."""
+    scored = []
+    for form, box in (("xyxy", [2, 3, 7, 9]), ("xywh", [2, 3, 5, 6])):
+        file = tmp_path / f"{form}.jsonl"
+        file.write_text(json.dumps({"sent_id": (100 * 1 + 0) * 10 + 0, "box": box}) + "\n")
+        where = ["--suite", tiny.card_path, "--data-root", tiny.data_root, "--out", tmp_path / form, "--json"]
+        result = cli("score", *where, "--predictions", file, "--box-format", form)
+        scored.append(json.loads(result.stdout)["metrics"])
+    assert scored[0] == scored[1]
+    assert cli("score", *where, "--predictions", file, "--box-format", "cxcywh").returncode == 2
+    assert cli("score", tmp_path / "xyxy", "--box-format", "xywh").returncode == 2
+
+
 def test_shards_and_merge(cli: Any, tiny: Any, tmp_path: Path) -> None:
     whole = json.loads(cli(*tiny.run("center", tmp_path / "one", "--json")).stdout)
     for i in (1, 2, 3):

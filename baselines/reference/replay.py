@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lens_bench.errors import RunError, UsageError
 from lens_bench.records import ImageTask, LoadReport, ModelOptions, Prediction
+from lens_bench.run.box_format import FORMATS
 from lens_bench.run.predictions_file import Joined, PredictionsFile, join, read_predictions
 
 
@@ -23,11 +24,12 @@ class Replay:
         if not path:
             raise UsageError(f"model {options.name} needs a file", "--model-arg predictions=FILE")
         self._path = Path(path).expanduser()
+        self._form = FORMATS[str(options.args.get("box_format", "xyxy"))]
         self._joined: Joined | None = None
 
     @cached_property
     def _file(self) -> PredictionsFile:
-        return read_predictions(self._path)
+        return read_predictions(self._path, self._form)
 
     def weight_digest(self) -> str:
         """SHA-256 of the predictions file. Raises ``DataError`` where it cannot be read."""
@@ -38,8 +40,9 @@ class Replay:
         self._joined = join(self._file, tasks)
 
     def load(self) -> LoadReport:
-        """Say how many rows joined."""
-        return LoadReport(warnings=(str(self._join()),))
+        """Say how many rows joined, and what casts doubt on the form of their boxes."""
+        joined = self._join()
+        return LoadReport(warnings=(str(joined), *joined.doubts))
 
     def segment(self, tasks: Sequence[ImageTask]) -> list[Prediction]:
         """Look every query up."""

@@ -112,6 +112,10 @@ def score(
         str | None,
         typer.Option(help="With --predictions: where they come from, e.g. the URL of a paper."),
     ] = None,
+    box_format: Annotated[
+        str | None,
+        typer.Option(help="With --predictions: form of their boxes: xyxy (default), xywh, xyxy-norm (0 to 1)."),
+    ] = None,
     split: Splits = None,
     data_root: DataRoot = None,
     protocol: ProtocolName = None,
@@ -128,12 +132,14 @@ def score(
     if runs and not predictions:
         if name or source:
             raise UsageError("--name and --source go with --predictions", "a run has the name of its model")
+        if box_format:
+            raise UsageError("--box-format goes with --predictions", "the boxes of a run are corners in pixels")
         work.rescore(runs, protocol, given_root(data_root), suite=suite, as_json=as_json)
     elif predictions and suite and not runs:
         if not predictions.is_file():
             raise DataError(f"there is no predictions file {predictions}", "JSON Lines or a JSON array")
         request = work.Request(
-            args={"predictions": str(predictions)},
+            args={"predictions": str(predictions), **({"box_format": box_format} if box_format else {})},
             data_root=root_of(data_root),
             out=out,
             protocol=protocol,

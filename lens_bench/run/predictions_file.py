@@ -2,9 +2,10 @@
 
 The file is JSON Lines or one JSON array of rows. A row names its expression by ``sample_id``, or by the suite's own
 key (``idx``, ``sent_id`` or ``key``: see ``records.Query.key``), and answers with a mask (an RLE under ``mask``,
-``segmentation`` or ``rle``), with a box in pixels (``box`` or ``predicted_box``, [x1, y1, x2, y2]), or with both. A
-null is "no answer". ``status``, ``error``, ``text``, ``score`` and ``tokens`` may be there too; any other field is left
-alone. The ``predictions.jsonl`` of a run is such a file. Times are not read: this run did not measure them.
+``segmentation`` or ``rle``), with a box (``box`` or ``predicted_box``, [x1, y1, x2, y2] in pixels; other forms are in
+``box_format.py``), or with both. A null is "no answer". ``status``, ``error``, ``text``, ``score`` and
+``tokens`` may be there too. The ``predictions.jsonl`` of a run is such a file. Times are not read, because
+this run did not measure them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lens_bench.data.jsonio import shown
 from lens_bench.errors import DataError
 from lens_bench.masks import rle_from_json
 from lens_bench.records import Box, ImageTask, Prediction, Query, Rle, Size, Status, Tokens
+from lens_bench.run.box_format import BoxFormat, corners, doubts, in_pixels, words
 from lens_bench.run.json_rows import json_rows
 
 KEY_FIELDS = ("sample_id", "idx", "sent_id", "key")
@@ -59,6 +61,7 @@ class PredictionsFile:
     path: Path
     rows: tuple[Row, ...]
     sha256: str
+    box_format: BoxFormat = "xyxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,14 @@ class Joined:
         joined: Queries with a row.
         missing: Queries without one.
         boxes_only: Rows that answer with a box and no mask.
+        doubts: Signs that boxes are in another form than they were read in.
     """
 
     predictions: Mapping[str, Prediction]
     joined: int
     missing: int
     boxes_only: int
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.joined} of {self.joined + self.missing} expressions have a row"
@@ -85,26 +90,27 @@ class Joined:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read_predictions(path: Path) -> PredictionsFile:
-    """Read a predictions file.
+def read_predictions(path: Path, box_format: BoxFormat = "xyxy") -> PredictionsFile:
+    """Read a predictions file, whose boxes have the given form.
 
     Raises:
         DataError: The file is missing, is not JSON, or a row is not a prediction; the message names file and line.
+            A box with inverted corners is refused too.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"no predictions at {path}: {error.strerror}") from None
-    rows = tuple(_row(path, line, obj) for line, obj in json_rows(path, raw))
+    rows = tuple(_row(path, line, obj, box_format) for line, obj in json_rows(path, raw))
     if not rows:
         raise DataError(f"{path} holds no prediction")
-    return PredictionsFile(path, rows, hashlib.sha256(raw).hexdigest())
+    return PredictionsFile(path, rows, hashlib.sha256(raw).hexdigest(), box_format)
 
 
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def _row(path: Path, line: int, obj: object) -> Row:
+def _row(path: Path, line: int, obj: object, box_format: BoxFormat) -> Row:
     where = f"{path}:{line}"
     if not isinstance(obj, dict):
         raise DataError(f"{where}: a row must be a JSON object, this is a {type(obj).__name__}")
@@ -118,13 +124,13 @@ def _row(path: Path, line: int, obj: object) -> Row:
             f"{where}: {field} {name} has no answer",
             f"it needs one of the fields: {', '.join((*MASK_FIELDS, *BOX_FIELDS))}; null means that there is none",
         )
-    return Row(line, field, name, _answer(row, f"{where}: {field} {name}"))
+    return Row(line, field, name, _answer(row, f"{where}: {field} {name}", box_format))
 
 
-def _answer(row: JsonRow, where: str) -> Prediction:
+def _answer(row: JsonRow, where: str, box_format: BoxFormat) -> Prediction:
     raw_mask, raw_box = _only(row, MASK_FIELDS, where), _only(row, BOX_FIELDS, where)
     mask = None if raw_mask is None else _mask(raw_mask, where)
-    box = None if raw_box is None else _box(raw_box, where)
+    box = None if raw_box is None else _box(raw_box, where, box_format)
     given = row.get("status")
     status: Status = "no_mask" if mask is None and box is None else "ok"
     if given is not None:
@@ -191,10 +197,10 @@ def _unquoted(counts: str, where: str) -> bytes:
     return value
 
 
-def _box(obj: object, where: str) -> Box:
+def _box(obj: object, where: str, box_format: BoxFormat) -> Box:
     if not isinstance(obj, list) or len(obj) != 4 or not all(_is_number(v) for v in obj):
-        raise DataError(f"{where}: the box {shown(obj)} is not [x1, y1, x2, y2] in pixels")
-    return (float(obj[0]), float(obj[1]), float(obj[2]), float(obj[3]))
+        raise DataError(f"{where}: the box {shown(obj)} is not {words(box_format)}")
+    return corners((float(obj[0]), float(obj[1]), float(obj[2]), float(obj[3])), box_format, where)
 
 
 def _is_number(value: object) -> bool:
@@ -256,9 +262,15 @@ def join(file: PredictionsFile, tasks: Sequence[ImageTask]) -> Joined:
     if doubled:
         raise _refuse(file, "name an expression that another row names too", doubled)
     _check_sizes(file, found, {i: size for i, (_, size) in queries.items()})
-    predictions = {i: _prediction(i, found.get(i), file.path) for i in queries}
+    predictions = {i: _prediction(i, found.get(i), file, size) for i, (_, size) in queries.items()}
     boxes = sum(r.answer.mask is None and r.answer.box is not None for r in found.values())
-    return Joined(predictions, joined=len(found), missing=len(queries) - len(found), boxes_only=boxes)
+    return Joined(
+        predictions,
+        joined=len(found),
+        missing=len(queries) - len(found),
+        boxes_only=boxes,
+        doubts=doubts(predictions.values()),
+    )
 
 
 def _targets(file: PredictionsFile, queries: Sequence[Query]) -> list[str]:
@@ -292,11 +304,12 @@ def _check_sizes(file: PredictionsFile, found: Mapping[str, Row], sizes: Mapping
             )
 
 
-def _prediction(sample_id: str, row: Row | None, path: Path) -> Prediction:
+def _prediction(sample_id: str, row: Row | None, file: PredictionsFile, size: Size) -> Prediction:
     if row is None:
-        return Prediction(sample_id, "no_mask", error=f"no row in {path.name}")
+        return Prediction(sample_id, "no_mask", error=f"no row in {file.path.name}")
     a = row.answer
-    return Prediction(sample_id, a.status, a.mask, a.box, a.score, a.text, a.tokens, error=a.error)
+    box = None if a.box is None else in_pixels(a.box, file.box_format, size)
+    return Prediction(sample_id, a.status, a.mask, box, a.score, a.text, a.tokens, error=a.error)
 
 
 def _refuse(file: PredictionsFile, what: str, rows: Sequence[Row], key: str = "", sample_id: str = "") -> DataError:

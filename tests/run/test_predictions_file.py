@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lens_bench.errors import DataError
 from lens_bench.masks import box_iou, decode, encode, from_counts, rle_to_json
 from lens_bench.records import ImageTask, Prediction, Query, Tokens
+from lens_bench.run.box_format import BoxFormat
 from lens_bench.run.predictions_file import join, read_predictions
 
 SIZE = (3, 4)
@@ -260,3 +261,63 @@ def test_the_published_boxes_of_groundingsuite() -> None:
 
     assert accuracy({1, 2, 3, 4}) == 0.2377
     assert [accuracy({c}) for c in (1, 2, 3, 4)] == [0.5668, 0.0264, 0.2068, 0.0939]
+
+
+# ---------------------------------------------------------------------------------------------- forms of boxes
+
+
+@pytest.mark.parametrize(
+    ("form", "numbers", "box"),
+    [
+        ("xyxy", [1, 0, 3, 2], (1, 0, 3, 2)),
+        ("xywh", [1, 0, 2, 2], (1, 0, 3, 2)),
+        ("xyxy-norm", [0.25, 0, 0.75, 1], (1, 0, 3, 3)),
+        ("xyxy", [1, 1, 1, 1], (1, 1, 1, 1)),  # empty, but not inverted
+    ],
+)
+def test_boxes_come_in_pixels_whatever_their_form(
+    tmp_path: Path, form: BoxFormat, numbers: list[float], box: tuple[float, ...]
+) -> None:
+    assert SIZE == (3, 4)
+    file = read_predictions(written(tmp_path, {"sample_id": "s/0", "box": numbers}), form)
+    assert join(file, tasks()).predictions["s/0"].box == box
+
+
+@pytest.mark.parametrize(
+    ("form", "numbers", "words"),
+    [
+        ("xyxy", [100, 50, 40, 60], "corners are inverted"),
+        ("xyxy", [10, 50, 40, 30], "corners are inverted"),
+        ("xyxy-norm", [0.5, 0.1, 0.2, 0.3], "corners are inverted"),
+        ("xywh", [10, 10, -4, 5], "size is negative"),
+        ("xyxy-norm", [10, 20, 30, 40], "fractions of the image"),
+    ],
+)
+def test_a_box_that_has_not_this_form_is_named_with_file_and_line(
+    tmp_path: Path, form: BoxFormat, numbers: list[float], words: str
+) -> None:
+    path = written(tmp_path, {"sample_id": "s/0", "box": None}, {"sample_id": "s/1", "box": numbers})
+    with pytest.raises(DataError, match=words) as caught:
+        read_predictions(path, form)
+    assert caught.value.message.startswith(f"{path}:2: sample_id s/1: ") and "--box-format" in caught.value.hint
+
+
+def test_boxes_that_miss_their_own_masks_are_counted(tmp_path: Path) -> None:
+    """The mask covers (1, 1) to (3, 3): the second row's box is beside it, the third has no mask to miss."""
+    mask = rle_to_json(encode(np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], dtype=bool)))
+    rows = [
+        {"sample_id": "s/0", "mask": mask, "box": [1, 1, 2, 2]},
+        {"sample_id": "s/1", "mask": mask, "box": [0, 0, 1, 3]},
+        {"sample_id": "s/2", "box": [4, 4, 5, 5]},
+    ]
+    (doubt,) = join(read_predictions(written(tmp_path, *rows)), tasks()).doubts
+    assert doubt.startswith("1 of 2 boxes do not touch their own mask")
+    assert join(read_predictions(written(tmp_path, rows[0])), tasks()).doubts == ()
+
+
+def test_boxes_within_0_to_1_are_doubted(tmp_path: Path) -> None:
+    rows = [{"sample_id": f"s/{n}", "box": [0.1, 0.2, 0.6, 1]} for n in range(2)]
+    path = written(tmp_path, *rows)
+    (doubt,) = join(read_predictions(path), tasks()).doubts
+    assert "--box-format xyxy-norm" in doubt
+    assert join(read_predictions(path, "xyxy-norm"), tasks()).doubts == ()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lens_bench.errors import LensBenchError
+from lens_bench.errors import DataError, LensBenchError
 
 # A pipe has no width: tables are not squeezed there.
 out = Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
@@ -51,6 +51,18 @@ def note(message: str, kind: str = "note") -> None:
     err.print(Text.assemble((f"{kind}: ", "bold yellow" if kind == "warning" else "bold"), message), soft_wrap=True)
 
 
+def refuse_damaged(damaged: Sequence[DataError]) -> None:
+    """Name every run that was left out of what was shown, and give the command its exit code.
+
+    Raises:
+        DataError: The last of them; the others are warnings before it.
+    """
+    for error in damaged[:-1]:
+        note(f"left out: {error.message}" + (f" ({error.hint})" if error.hint else ""), "warning")
+    if damaged:
+        raise DataError(f"left out: {damaged[-1].message}", damaged[-1].hint)
+
+
 # ---------------------------------------------------------------------------------------------- tables
 
 
@@ -67,26 +79,38 @@ def with_interval(value: object, interval: object) -> str:
 
 
 def summary_table(summaries: Iterable[Mapping[str, object]]) -> Table:
-    """Summaries as rows, each followed by its tags. Figures are percentages; columns that say nothing are left out."""
+    """Summaries as rows, each followed by its tags. Figures are percentages; columns that say nothing are left out.
+
+    Runs of several models, and scores under several protocols, have a column that tells them apart. Of a run under
+    several protocols only the first row, of its own protocol, is followed by tags.
+    """
+    listed = list(summaries)
+    apart = [name for name in ("model", "protocol") if len({str(s[name]) for s in listed}) > 1]
     rows: list[tuple[str, dict[str, str], str]] = []
-    for summary in summaries:
+    before: set[tuple[str, ...]] = set()
+    for summary in listed:
+        run = tuple(str(summary.get(k)) for k in ("suite", "split", "model", "digest"))
+        names = {name: str(summary[name]) for name in apart}
         remark = summary.get("coverage") or ("" if summary["complete"] else "incomplete")
         title = f"{summary['suite']} {summary['split']}" + (f" ({remark})" if remark else "")
         speed = cast("Mapping[str, object] | None", summary.get("perf"))
         rate = speed.get("expressions_per_s") if speed else None
         metrics = cast("Mapping[str, object]", summary["metrics"])
         cells = _cells(summary["n_samples"], metrics, cast("Mapping[str, object]", summary["ci95"]))
-        rows.append((title, {**cells, "expr/s": _rate(rate)}, ""))
+        rows.append((title, {**names, **cells, "expr/s": _rate(rate)}, ""))
+        if run in before:
+            continue
+        before.add(run)
         for tag, values in cast("Mapping[str, Mapping[str, object]]", summary["by_tag"]).items():
             cells = _cells(values["n_samples"], values, cast("Mapping[str, object]", values["ci95"]))
-            rows.append((f"  {tag}", {**cells, "expr/s": ""}, "dim"))
+            rows.append((f"  {tag}", {**dict.fromkeys(names, ""), **cells, "expr/s": ""}, "dim"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("suite, split", overflow="fold")
     shown = [
         n for n in (rows[0][1] if rows else {}) if {cells[n] for _, cells, _ in rows} - _SILENT.get(n, {_NONE, ""})
     ]
     for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="left" if name in apart else "right", no_wrap=name not in apart)
     for title, cells, style in rows:
         table.add_row(title, *(cells[n] for n in shown), style=style)
     return table

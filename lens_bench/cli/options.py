@@ -34,8 +34,17 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Split or spli
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder with the data. Default: $LENS_BENCH_DATA, else ~/.cache/lens-bench.")
 ]
-ProtocolName = Annotated[
-    str | None, typer.Option("--protocol", help="Scoring protocol (`lens-bench list protocols`); default: the card's.")
+ProtocolNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol",
+        help="Scoring protocols (`lens-bench list protocols`), or all; a new run's own is the first. "
+        "Default: the card's.",
+    ),
+]
+OneProtocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="A protocol that the runs are scored under. Default: each run's own."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else there.")]
@@ -112,9 +121,9 @@ def _fail(error: LensBenchError) -> NoReturn:
     raise typer.Exit(error.exit_code)
 
 
-def names(values: list[str] | None) -> list[str]:
+def names(values: list[str] | None, option: str = "--split") -> list[str]:
     """``--split a,b --split c`` as a list without repetitions. Raises ``UsageError`` where a name is empty."""
-    found = [name for value in values or [] for name in value.split(",")]
+    found = [name.strip() for value in values or [] for name in value.split(",")]
     if not all(found):
-        raise UsageError("--split names nothing", "leave the option out to take the card's default splits")
+        raise UsageError(f"{option} names nothing", "leave the option out to take the default")
     return list(dict.fromkeys(found))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_bench.cli.options import AsJson, DataRoot, command
+from lens_bench.cli.options import AsJson, DataRoot, OneProtocol, command
 from lens_bench.errors import UsageError
 
 Runs = typer.Argument(metavar="RUN", help="A run directory, or a folder with the runs of one model.")
@@ -24,19 +24,21 @@ def compare(
             help="Each side is a folder with runs of several trainings (seeds) of one method: compare their means.",
         ),
     ] = False,
+    protocol: OneProtocol = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the comparison as Markdown, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs on the same samples: every metric's change with its interval, by split and tag."""
     from lens_bench.commands import reports
 
-    reports.compare(a, b, repeats=repeats, markdown=markdown, as_json=as_json)
+    reports.compare(a, b, protocol=protocol, repeats=repeats, markdown=markdown, as_json=as_json)
 
 
 @command
 def gate(
     run: Annotated[Path, Runs],
     against: Annotated[Path, typer.Option(help="The reference, e.g. results/gates/X.json.")],
+    protocol: OneProtocol = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail, too, where something could not be judged.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Make this run the reference instead.")] = False,
     margin: Annotated[
@@ -55,11 +57,11 @@ def gate(
     from lens_bench.commands import reports
 
     if update:
-        reports.update_gate(run, against, margin=margin, tolerances=tolerance or [], metric=metric)
+        reports.update_gate(run, against, protocol=protocol, margin=margin, tolerances=tolerance or [], metric=metric)
     elif margin is not None or tolerance or metric:
         raise UsageError("--margin, --tolerance and --metric belong to the reference", "set them with --update")
     else:
-        reports.gate(run, against, strict=strict, junit=junit, markdown=markdown, as_json=as_json)
+        reports.gate(run, against, protocol=protocol, strict=strict, junit=junit, markdown=markdown, as_json=as_json)
 
 
 @command
@@ -95,13 +97,14 @@ def report(
     data_root: DataRoot = None,
     suite: Annotated[str | None, typer.Option("--suite", "-s", help="The suite card, if another.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Samples in each list of the gallery.")] = 24,
+    protocol: OneProtocol = None,
 ) -> None:
     """Write a self-contained page of a run: metrics, figures, every sample, a gallery. Opens offline."""
     from lens_bench.commands import reports
     from lens_bench.commands.data import given_root
 
     root = given_root(data_root)
-    reports.report(runs, output=output, plots=plots, data_root=root, suite=suite, pictures=pictures)
+    reports.report(runs, output=output, plots=plots, data_root=root, suite=suite, pictures=pictures, protocol=protocol)
 
 
 @command

@@ -17,7 +17,7 @@ from lens_bench.cli.options import (
     Model,
     ModelArgs,
     Out,
-    ProtocolName,
+    ProtocolNames,
     Splits,
     Suite,
     Timeout,
@@ -34,7 +34,7 @@ def run(
     split: Splits = None,
     model_arg: ModelArgs = None,
     data_root: DataRoot = None,
-    protocol: ProtocolName = None,
+    protocol: ProtocolNames = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N expressions of a split.")] = None,
     batch_size: Annotated[str, typer.Option(help="Images per call, or auto.")] = "auto",
     device: Device = None,
@@ -68,15 +68,17 @@ def run(
     """Run a model over a suite: predictions, scores, speed. The same command again continues where it stopped."""
     from lens_bench.commands import run as work
     from lens_bench.commands.data import data_root as root_of
-    from lens_bench.run.options import arguments, batch, error_limit, shard_number
+    from lens_bench.run.options import arguments, batch, error_limit, protocols, shard_number
     from lens_bench.run.workers.options import read_workers
 
     crew = read_workers(workers, engine_address, gpus_per_worker)
+    own, also = protocols(names(protocol, "--protocol"))
     request = work.Request(
         args=arguments(model_arg or []),
         data_root=root_of(data_root),
         out=out,
-        protocol=protocol,
+        protocol=own,
+        also=also,
         limit=limit,
         batch_size=batch(batch_size),
         device=device,
@@ -118,23 +120,29 @@ def score(
     ] = None,
     split: Splits = None,
     data_root: DataRoot = None,
-    protocol: ProtocolName = None,
+    protocol: ProtocolNames = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --predictions: only the first N expressions.")] = None,
     out: Out = Path("results/runs"),
     allow_partial: AllowPartial = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score stored predictions under any protocol, without a model: those of a run, or somebody else's file."""
+    """Score stored predictions under any protocols, without a model: those of a run, or somebody else's file.
+
+    Scores under a protocol that is not the run's own are kept beside the first ones.
+    """
     from lens_bench.commands import run as work
     from lens_bench.commands.data import data_root as root_of
     from lens_bench.commands.data import given_root
+    from lens_bench.run.options import protocols
 
+    own, also = protocols(names(protocol, "--protocol"))
     if runs and not predictions:
         if name or source:
             raise UsageError("--name and --source go with --predictions", "a run has the name of its model")
         if box_format:
             raise UsageError("--box-format goes with --predictions", "the boxes of a run are corners in pixels")
-        work.rescore(runs, protocol, given_root(data_root), suite=suite, as_json=as_json)
+        chosen = [*([own] if own else []), *also]
+        work.rescore(runs, chosen, given_root(data_root), suite=suite, as_json=as_json)
     elif predictions and suite and not runs:
         if not predictions.is_file():
             raise DataError(f"there is no predictions file {predictions}", "JSON Lines or a JSON array")
@@ -142,7 +150,8 @@ def score(
             args={"predictions": str(predictions), **({"box_format": box_format} if box_format else {})},
             data_root=root_of(data_root),
             out=out,
-            protocol=protocol,
+            protocol=own,
+            also=also,
             limit=limit,
             allow_partial=allow_partial,
             max_errors=1.0,
@@ -155,7 +164,7 @@ def score(
 @command
 def merge(
     shards: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Shards, their run directory, or a results folder.")
+        list[Path], typer.Argument(metavar="DIR...", help="Run directories with shards, or folders that hold some.")
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_bench.console import columns, facts, note, out
-from lens_bench.errors import UsageError
+from lens_bench.console import columns, facts, note, out, refuse_damaged
+from lens_bench.errors import DataError, UsageError
 from lens_bench.heads import marks
 from lens_bench.registry import catalogue, find_model, find_suite, split_reference, suggest
 from lens_bench.scoring.protocols import PROTOCOLS, Protocol
@@ -17,6 +17,7 @@ from lens_bench.scoring.protocols import PROTOCOLS, Protocol
 if TYPE_CHECKING:
     from lens_bench.cards import Expected, ModelCard, SuiteCard
     from lens_bench.run.files import RunFiles
+    from lens_bench.run.results import Results
 
 KINDS = ("models", "suites", "protocols")
 
@@ -195,12 +196,19 @@ def _plain(value: object) -> str:
 def _show_run(files: RunFiles, *, as_json: bool) -> None:
     from lens_bench.console import summary_table
     from lens_bench.run.manifest import commit, read_manifest
-    from lens_bench.run.summary import read_summary
+    from lens_bench.run.results import other_protocols, read_results
 
     manifest = read_manifest(files)
-    summary = read_summary(files)
+    own = read_results(files, manifest)
+    others, damaged = [], []
+    for name in other_protocols(files, manifest):
+        try:
+            others.append(read_results(files, manifest, name).summary)
+        except DataError as error:
+            damaged.append(error)
     if as_json:
-        _json(summary)
+        _json({**own.summary, "other_protocols": {str(summary["protocol"]): summary for summary in others}})
+        refuse_damaged(damaged)
         return
     settings, about = manifest.settings, manifest.environment
     out.print(
@@ -210,7 +218,7 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
                 ("model", manifest.model + (" (sees the ground truth)" if manifest.sees_ground_truth else "")),
                 ("arguments", ", ".join(f"{k}={v}" for k, v in settings.args.items())),
                 ("suite", f"{manifest.suite} {manifest.split}, content {manifest.suite_hash[:12]}"),
-                ("covers", summary.get("coverage")),
+                ("covers", own.summary["coverage"]),
                 ("source", manifest.model_card.get("source")),
                 ("weights", manifest.weight_digest[:12]),
                 ("device", f"{manifest.device}, {settings.dtype}"),
@@ -221,16 +229,16 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
         )
     )
     out.print()
-    out.print(summary_table([summary]))
-    _explain_score(files, str(summary["protocol"]), oracle=manifest.sees_ground_truth)
+    out.print(summary_table([own.summary, *others]))
+    _explain_score(own, oracle=manifest.sees_ground_truth)
+    refuse_damaged(damaged)
 
 
-def _explain_score(files: RunFiles, name: str, *, oracle: bool) -> None:
+def _explain_score(found: Results, *, oracle: bool) -> None:
     """Say in which ways the protocol makes numbers differ from ``strict`` and, of an oracle, by how many pixels."""
-    from lens_bench.run.files import read_scores
     from lens_bench.scoring.explain import explain
 
-    protocol = PROTOCOLS[name]
+    protocol, name = found.protocol, found.protocol.name
     differences = explain(protocol)
     if not differences:
         return
@@ -240,7 +248,7 @@ def _explain_score(files: RunFiles, name: str, *, oracle: bool) -> None:
         out.print(f"  {d.field} = {_plain(d.value)}: {d.why}", markup=False, highlight=False, soft_wrap=True)
     if not oracle:
         return
-    beyond = [s for s in read_scores(files.scores) if s.counted and s.pred_area > s.gt_area == s.intersection]
+    beyond = [s for s in found.scores if s.counted and s.pred_area > s.gt_area == s.intersection]
     if beyond:
         pixels = sum(s.pred_area - s.gt_area for s in beyond)
         text = f"{len(beyond):,} answers cover more than the target that {name} leaves, by {pixels:,} pixels in all: "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from lens_bench.console import note, out
+from lens_bench.console import note, out, refuse_damaged
 from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import waiting
 from lens_bench.registry import home, suggest
@@ -42,30 +42,32 @@ def leaderboard(
         out.print(rich_table(board))
     for path in written:
         out.print(Text(str(path), style="dim"), soft_wrap=True)
+    refuse_damaged(board.damaged)
 
 
-def compare(a: Path, b: Path, *, repeats: bool, markdown: Path | None, as_json: bool) -> None:
+def compare(a: Path, b: Path, *, protocol: str | None, repeats: bool, markdown: Path | None, as_json: bool) -> None:
     """Compare two runs, two models on every split that both were run on, or two methods by several trainings each."""
     if repeats:
-        _compare_repeats(a, b, markdown, as_json)
+        _compare_repeats(a, b, protocol, markdown, as_json)
         return
     from lens_bench.report.compare import compare_paths
     from lens_bench.report.compare_text import comparison_markdown, comparison_renderable
 
-    found = compare_paths(a, b)
+    found = compare_paths(a, b, protocol=protocol)
     if markdown is not None:
         write_text(markdown, comparison_markdown(found))
     if as_json:
         _json(found.to_json())
     else:
         out.print(comparison_renderable(found))
+    refuse_damaged(found.left_out)
 
 
-def _compare_repeats(a: Path, b: Path, markdown: Path | None, as_json: bool) -> None:
+def _compare_repeats(a: Path, b: Path, protocol: str | None, markdown: Path | None, as_json: bool) -> None:
     from lens_bench.report.repeats import compare_repeats
     from lens_bench.report.repeats_text import repeats_markdown, repeats_renderable
 
-    found = compare_repeats(a, b)
+    found = compare_repeats(a, b, protocol=protocol)
     if markdown is not None:
         write_text(markdown, repeats_markdown(found))
     if as_json:
@@ -78,6 +80,7 @@ def gate(
     run: Path,
     against: Path,
     *,
+    protocol: str | None,
     strict: bool,
     junit: Path | None,
     markdown: Path | None,
@@ -89,7 +92,7 @@ def gate(
     from lens_bench.report.gate_text import verdict_junit, verdict_markdown, verdict_renderable
 
     reference = read_reference(against)
-    verdict = judge(_one_run(run, (reference.suite, reference.split)), against)
+    verdict = judge(_one_run(run, (reference.suite, reference.split)), against, protocol=protocol)
     if junit is not None:
         write_text(junit, verdict_junit(verdict, strict=strict))
     if markdown is not None:
@@ -102,7 +105,13 @@ def gate(
 
 
 def update_gate(
-    run: Path, against: Path, *, margin: float | None, tolerances: Sequence[str], metric: str | None
+    run: Path,
+    against: Path,
+    *,
+    protocol: str | None,
+    margin: float | None,
+    tolerances: Sequence[str],
+    metric: str | None,
 ) -> None:
     """Make a run the reference; the margin is given in points (percent)."""
     from lens_bench.report.gate import update
@@ -116,7 +125,9 @@ def update_gate(
             raise UsageError(f"--tolerance {text} is not of the form figure=ratio", "latency_p50_ms=1.2") from None
     against.parent.mkdir(parents=True, exist_ok=True)
     share = None if margin is None else margin / 100
-    reference = update(_one_run(run), against, margin=share, tolerances=limits or None, metric=metric)
+    reference = update(
+        _one_run(run), against, margin=share, tolerances=limits or None, metric=metric, protocol=protocol
+    )
     out.print(
         f"{against}: {reference.suite} {reference.split}, margin {100 * reference.margin:g} points", soft_wrap=True
     )
@@ -130,6 +141,7 @@ def report(
     data_root: Path | None,
     suite: str | None,
     pictures: int,
+    protocol: str | None,
 ) -> None:
     """Write the pages of one run or of two against each other; or figures of any number of runs and trainings."""
     from lens_bench.report.page.build import PageOptions
@@ -139,16 +151,21 @@ def report(
     runs = [path for path in runs if path not in logs]
     if logs:
         _draw_training(list(logs.values()), plots)
+    damaged: list[DataError] = []
     if plots is not None and runs:
-        _draw(runs, plots, data_root, suite)
+        _draw(runs, plots, data_root, suite, protocol, damaged)
     if not runs or (len(runs) > 2 and plots is not None):
+        refuse_damaged(damaged)
         return
+    options = PageOptions(data_root=data_root, suite=suite, pictures=pictures, protocol=protocol)
+    damaged.clear()  # the pages name them again
     with waiting("writing the page"):
-        pages = write_pages(runs, output, PageOptions(data_root=data_root, suite=suite, pictures=pictures))
+        pages = write_pages(runs, output, options, damaged)
     for page in pages:
         for text in page.notes:
             note(text)
         out.print(Text(str(page.path)), soft_wrap=True)
+    refuse_damaged(damaged)
 
 
 def _training_log(path: Path) -> Path | None:
@@ -168,18 +185,34 @@ def _draw_training(logs: Sequence[Path], folder: Path | None) -> None:
             out.print(Text(str(path)), soft_wrap=True)
 
 
-def _draw(runs: Sequence[Path], folder: Path, data_root: Path | None, suite: str | None) -> None:
+def _draw(
+    runs: Sequence[Path],
+    folder: Path,
+    data_root: Path | None,
+    suite: str | None,
+    protocol: str | None,
+    damaged: list[DataError],
+) -> None:
+    """Draw what can be read; ``damaged`` gets the errors of the rest."""
     from lens_bench.report.page.suite_view import open_suite
     from lens_bench.report.plots import draw
     from lens_bench.report.runset import load_run, runs_at
 
-    found = [files for path in runs for files in runs_at(path)]
+    found = [files for path in runs for files in runs_at(path, damaged)]
     with waiting("drawing"):
         expressions: dict[str, str] = {}
+        sound = []
         for files in found:
-            view = open_suite(load_run(files), data_root, suite)
+            try:
+                view = open_suite(load_run(files, protocol), data_root, suite)
+            except DataError as error:
+                damaged.append(error)
+                continue
+            sound.append(files)
             expressions |= {i: s.expression for i, s in view.samples.items()}
-        drawing = draw(found, folder, expressions)
+        if not sound:
+            raise damaged[0]
+        drawing = draw(sound, folder, expressions, protocol)
     for text in drawing.left_out:
         note(f"not drawn: {text}")
     for path in drawing.paths:
@@ -202,9 +235,12 @@ def _one_run(path: Path, where: tuple[str, str] | None = None) -> RunFiles:
     """The run that a path names: itself, or the only one below it (of that suite and split)."""
     from lens_bench.report.runset import runs_by_split
 
-    found = runs_by_split(path)
+    damaged: list[DataError] = []
+    found = runs_by_split(path, damaged)
     if where is not None and where in found:
         return found[where]
+    if damaged:  # it may be the one that is meant
+        raise damaged[0]
     if len(found) == 1:
         return next(iter(found.values()))
     if where is not None:

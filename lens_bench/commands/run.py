@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from lens_bench import console
 from lens_bench.cards import ModelCard, SuiteCard
 from lens_bench.commands.data import ensure_made, is_made
-from lens_bench.console import note, out, prints_to_stderr
+from lens_bench.console import note, out, prints_to_stderr, refuse_damaged
 from lens_bench.data.split import split_card
 from lens_bench.errors import DataError, LensBenchError, UsageError
 from lens_bench.heads import NAME
@@ -20,15 +20,13 @@ from lens_bench.lock import require_folder
 from lens_bench.progress import make_progress
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.evaluate import Outcome, journalled, run_splits
-from lens_bench.run.files import RunFiles, find_runs
-from lens_bench.run.manifest import read_manifest
+from lens_bench.run.files import JsonObject, RunFiles, find_runs
 from lens_bench.run.merge import find_shards
 from lens_bench.run.merge import merge as merge_shards
 from lens_bench.run.plan import Plan, Request, make_model, make_plan
 from lens_bench.run.rescore import rescore as rescore_run
 from lens_bench.run.session import Session
 from lens_bench.run.workers.options import Workers
-from lens_bench.scoring.protocols import get_protocol
 from lens_bench.segmenter import Segmenter
 
 __all__ = ["Request", "merge", "rescore", "run", "submission"]
@@ -64,7 +62,7 @@ def run(
                 if not outcome.answered:
                     note(f"{outcome.files.root}: every expression was answered before; scored again")
     finally:  # what is finished is shown, whatever became of the rest
-        _results([o.summary for o in finished], [o.files for o in finished], as_json=as_json)
+        _results([(o.files, (o.summary, *o.others)) for o in finished], as_json=as_json)
     if card.sees_ground_truth:
         note(f"{card.name} sees the ground truth: its figures are bounds, not results")
 
@@ -105,33 +103,47 @@ def submission(name: str | None, source: str | None) -> ModelCard:
 
 
 def rescore(
-    paths: Sequence[Path], protocol: str | None, root: Path | None, *, suite: str | None = None, as_json: bool = False
+    paths: Sequence[Path],
+    protocols: Sequence[str],
+    root: Path | None,
+    *,
+    suite: str | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Score runs again: run directories, or folders that hold some."""
+    """Score runs again: run directories, or folders that hold some. A damaged one does not keep the others from it."""
     runs = [files for path in paths for files in (find_runs(path) or [RunFiles(path).require()])]
-    summaries = []
+    scored: list[tuple[RunFiles, tuple[JsonObject, ...]]] = []
+    damaged: list[DataError] = []
     for files in runs:
-        chosen = get_protocol(protocol or read_manifest(files).protocol)
-        summaries.append(rescore_run(files, chosen, root, suite=suite, progress=make_progress()))
-    _results(summaries, runs, as_json=as_json)
+        try:
+            scored.append((files, rescore_run(files, protocols, root, suite=suite, progress=make_progress())))
+        except DataError as error:
+            if len(runs) == 1:
+                raise
+            damaged.append(error)
+    _results(scored, as_json=as_json)
+    refuse_damaged(damaged)
 
 
 def merge(paths: Sequence[Path], *, as_json: bool = False) -> None:
     """Merge all shards found at or below the paths."""
-    merged = [merge_shards(shards) for shards in find_shards(paths)]
-    _results([summary for _, summary in merged], [files for files, _ in merged], as_json=as_json)
+    _results([merge_shards(shards) for shards in find_shards(paths)], as_json=as_json)
 
 
-def _results(summaries: Sequence[Mapping[str, object]], runs: Sequence[RunFiles], *, as_json: bool) -> None:
-    if not summaries:
+def _results(runs: Sequence[tuple[RunFiles, Sequence[JsonObject]]], *, as_json: bool) -> None:
+    """Show the summaries of runs, one for each protocol."""
+    if not runs:
         return
     if as_json:
-        for summary, files in zip(summaries, runs, strict=True):
-            out.file.write(json.dumps({**summary, "run": str(files.root)}, ensure_ascii=False) + "\n")
+        for files, summaries in runs:
+            for summary in summaries:
+                out.file.write(json.dumps({**summary, "run": str(files.root)}, ensure_ascii=False) + "\n")
         return
-    out.print(console.summary_table(summaries))
-    for summary, files in zip(summaries, runs, strict=True):
-        out.print(Text(f"{summary['protocol']} protocol, {files.root}", style="dim"), soft_wrap=True)
+    out.print(console.summary_table(summary for _, summaries in runs for summary in summaries))
+    for files, summaries in runs:
+        names = ", ".join(str(summary["protocol"]) for summary in summaries)
+        kind = "protocol" if len(summaries) == 1 else "protocols"
+        out.print(Text(f"{names} {kind}, {files.root}", style="dim"), soft_wrap=True)
 
 
 def _dry_run(
@@ -167,7 +179,7 @@ def _plan_facts(plan: Plan) -> list[tuple[str, object]]:
         ("images", plan.split.source.images if plan.card.reads_images else "not needed by this model"),
         ("content", plan.split.content_hash[:12]),
         ("weights", plan.manifest.weight_digest[:12]),
-        ("protocol", plan.manifest.protocol),
+        ("protocol", ", ".join(dict.fromkeys([plan.manifest.protocol, *plan.request.also]))),
         ("device", f"{plan.options.device}, {plan.options.dtype}"),
         ("expressions", f"{len(plan.samples):,} on {plan.manifest.n_images:,} images, {done:,} of them done"),
         ("results", plan.files.root),

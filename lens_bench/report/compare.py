@@ -88,11 +88,13 @@ class ComparisonSet:
 
     Attributes:
         only_a: ``suite split`` of runs without a partner on the other side, ``only_b`` likewise.
+        left_out: The errors of runs below the folders that cannot be read.
     """
 
     comparisons: tuple[Comparison, ...]
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
+    left_out: tuple[DataError, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Everything, as fractions."""
@@ -100,37 +102,63 @@ class ComparisonSet:
             "comparisons": [c.to_json() for c in self.comparisons],
             "only_a": list(self.only_a),
             "only_b": list(self.only_b),
+            "left_out": [error.message for error in self.left_out],
         }
 
 
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def compare_paths(a: Path, b: Path, *, listed: int = LISTED, draws: int = DRAWS, seed: int = 0) -> ComparisonSet:
+def compare_paths(
+    a: Path, b: Path, *, protocol: str | None = None, listed: int = LISTED, draws: int = DRAWS, seed: int = 0
+) -> ComparisonSet:
     """Compare two RUN arguments: run directories, or folders with the runs of one model on several splits.
+
+    A damaged run among several is left out and named.
 
     Raises:
         UsageError: An argument is no run, holds several models, or the two have no split in common.
-        DataError: As ``compare``.
+        DataError: As ``compare``, where no split is left to compare.
     """
-    first, second = runs_by_split(a), runs_by_split(b)
+    left_out: list[DataError] = []
+    first, second = runs_by_split(a, left_out), runs_by_split(b, left_out)
     shared = [key for key in first if key in second]
     if not shared:
         names = [shortened(" ".join(key) for key in side) for side in (first, second)]
         raise UsageError(f"nothing to compare: {a} is on {names[0]}, {b} on {names[1]}", "name runs of one split")
+    found: list[Comparison] = []
+    damaged: list[DataError] = []
+    for key in shared:
+        try:
+            pair = first[key], second[key]
+            found.append(compare(*pair, protocol=protocol, listed=listed, draws=draws, seed=seed))
+        except DataError as error:
+            damaged.append(error)
+    if not found:
+        raise damaged[0]
     return ComparisonSet(
-        tuple(compare(first[key], second[key], listed=listed, draws=draws, seed=seed) for key in shared),
+        tuple(found),
         tuple(" ".join(key) for key in first if key not in second),
         tuple(" ".join(key) for key in second if key not in first),
+        (*left_out, *damaged),
     )
 
 
-def compare(a: RunFiles, b: RunFiles, *, listed: int = LISTED, draws: int = DRAWS, seed: int = 0) -> Comparison:
+def compare(
+    a: RunFiles,
+    b: RunFiles,
+    *,
+    protocol: str | None = None,
+    listed: int = LISTED,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
     """Compare two runs of one split.
 
     Args:
         a: The run to compare with.
         b: The run in question; differences are ``b - a``.
+        protocol: One that both are scored under; by default each run's own, which must be the same.
         listed: Number of most changed samples kept in each direction.
         draws: Resamples of the intervals.
         seed: Of the draws.
@@ -139,7 +167,7 @@ def compare(a: RunFiles, b: RunFiles, *, listed: int = LISTED, draws: int = DRAW
         UsageError: The runs are on different splits, scored under different protocols, or share no expression.
         DataError: A run is damaged, or the two were not run on the same ground truth.
     """
-    return compare_runs(load_run(a), load_run(b), listed=listed, draws=draws, seed=seed)
+    return compare_runs(load_run(a, protocol), load_run(b, protocol), listed=listed, draws=draws, seed=seed)
 
 
 def compare_runs(
@@ -190,7 +218,7 @@ def check_comparable(first: ScoredRun, second: ScoredRun) -> None:
     if names[0] != names[1]:
         raise UsageError(
             f"{first.label} is scored under {names[0]}, {second.label} under {names[1]}",
-            f"score one again: `lens-bench score {second.files.root} --protocol {names[0]}`",
+            f"`lens-bench score RUN --protocol {names[0]}` for both, then --protocol {names[0]} here",
         )
     check_same_truth(first.scores, second.scores, f"{first.label} and {second.label}")
 

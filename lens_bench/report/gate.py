@@ -143,12 +143,13 @@ class Verdict:
         }
 
 
-def gate(run: RunFiles, against: Path, *, draws: int = DRAWS, seed: int = 0) -> Verdict:
+def gate(run: RunFiles, against: Path, *, protocol: str | None = None, draws: int = DRAWS, seed: int = 0) -> Verdict:
     """Judge a run against a reference file.
 
     Args:
         run: The run in question.
         against: A reference, as ``update`` writes it.
+        protocol: One that the run is scored under; its own by default. It must be the reference's.
         draws: Resamples of the interval.
         seed: Of the draws.
 
@@ -157,7 +158,7 @@ def gate(run: RunFiles, against: Path, *, draws: int = DRAWS, seed: int = 0) -> 
         DataError: Run or reference is damaged or incomplete, they were made on different data, or one has expressions
             that the other lacks.
     """
-    return judge(load_run(run), read_reference(against), against, draws=draws, seed=seed)
+    return judge(load_run(run, protocol), read_reference(against), against, draws=draws, seed=seed)
 
 
 def update(
@@ -167,6 +168,7 @@ def update(
     margin: float | None = None,
     tolerances: Mapping[str, float] | None = None,
     metric: str | None = None,
+    protocol: str | None = None,
 ) -> Reference:
     """Make a run the reference. What is not given is kept from the file that is replaced, if there is one.
 
@@ -176,13 +178,14 @@ def update(
         margin: Largest accepted loss, as a fraction.
         tolerances: Limits of new / old by speed figure; see ``gate_speed``.
         metric: Flat name of the judged metric.
+        protocol: One that the run is scored under; its own by default.
 
     Raises:
         UsageError: The metric, margin or a tolerance does not fit the run, or the old file is of another split.
         DataError: The run is damaged or incomplete, or the old file is not a reference.
     """
     old = read_reference(path) if path.exists() else None
-    scored = load_run(run)
+    scored = load_run(run, protocol)
     if old and (old.suite, old.split) != (scored.manifest.suite, scored.manifest.split):
         raise UsageError(
             f"{path} is a reference of {old.suite} {old.split}, {scored.label} is on {scored.where}",
@@ -272,7 +275,8 @@ def _check_comparable(run: ScoredRun, reference: Reference, path: Path, old: Seq
     if reference.protocol != run.protocol.name:
         raise UsageError(
             f"{run.label} is scored under {run.protocol.name}, {path} under {reference.protocol}",
-            f"score it again: `lens-bench score {run.files.root} --protocol {reference.protocol}`",
+            f"`lens-bench score {run.files.root} --protocol {reference.protocol}`, "
+            f"then `gate --protocol {reference.protocol}`",
         )
     ids = {s.sample_id for s in old}, set(run.table.sample_ids)
     for what, names in (("lacks", ids[0] - ids[1]), ("has, and the reference lacks,", ids[1] - ids[0])):

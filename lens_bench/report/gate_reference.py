@@ -20,7 +20,7 @@ from lens_bench.records import Score, Status
 from lens_bench.report.gate_speed import SpeedFigures, check_tolerances
 from lens_bench.report.runset import ScoredRun
 from lens_bench.run.files import JsonObject, read_json, write_text
-from lens_bench.scoring.metrics import Metrics, summarise
+from lens_bench.scoring.metrics import Metrics, same_figures, summarise
 from lens_bench.scoring.protocols import get_protocol
 from lens_bench.scoring.ratios import ratios
 
@@ -229,7 +229,7 @@ def read_reference(path: Path) -> Reference:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
         raise DataError(f"{path} is not a gate reference: {where}: {first['msg']}", "write it with --update") from None
-    if not _close(_metrics(reference).to_json(), reference.metrics):
+    if not same_figures(_metrics(reference).to_json(), reference.metrics):
         raise DataError(f"{path}: its metrics are not those of its samples", "it was edited; write it with --update")
     return reference
 
@@ -256,15 +256,6 @@ def check_complete(run: ScoredRun) -> None:
 
 def _metrics(reference: Reference) -> Metrics:
     return summarise(reference.samples.scores(), get_protocol(reference.protocol))
-
-
-def _close(a: object, b: object) -> bool:
-    """Whether two JSON values are the same but for the last digits, which may differ between machines."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_close(a[k], b[k]) for k in a)
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=0, abs_tol=1e-9)
-    return a == b
 
 
 def _line(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lens_bench.errors import UsageError
+from lens_bench.errors import DataError, UsageError
 from lens_bench.report.compare import check_comparable
 from lens_bench.report.runset import ScoredRun, load_run, runs_at
 from lens_bench.run.files import JsonObject, RunFiles
@@ -37,8 +37,12 @@ class Repeats:
         return asdict(self)
 
 
-def compare_repeats(a: Path, b: Path, *, draws: int = DRAWS, seed: int = 0) -> tuple[Repeats, ...]:
+def compare_repeats(
+    a: Path, b: Path, *, protocol: str | None = None, draws: int = DRAWS, seed: int = 0
+) -> tuple[Repeats, ...]:
     """Compare the runs below two folders, on every split that both have.
+
+    A damaged run is an error and not left out: without it the mean would be of other trainings than were asked for.
 
     Raises:
         UsageError: A folder holds no run, the same weights twice on a split, runs that are not complete or not scored
@@ -49,13 +53,17 @@ def compare_repeats(a: Path, b: Path, *, draws: int = DRAWS, seed: int = 0) -> t
     shared = [key for key in first if key in second]
     if not shared:
         raise UsageError(f"{a} and {b} have no split in common", "run both on the same splits")
-    return tuple(_compare(first[key], second[key], draws, seed) for key in shared)
+    return tuple(_compare(first[key], second[key], protocol, draws, seed) for key in shared)
 
 
 def _by_split(folder: Path) -> dict[tuple[str, str], list[RunFiles]]:
     found: dict[tuple[str, str], list[RunFiles]] = {}
     seen: dict[tuple[str, str, str], RunFiles] = {}
-    for files in runs_at(folder):
+    damaged: list[DataError] = []
+    runs = runs_at(folder, damaged)
+    if damaged:
+        raise damaged[0]
+    for files in runs:
         manifest = read_manifest(files)
         key = (manifest.suite, manifest.split, manifest.weight_digest)
         if key in seen:
@@ -69,8 +77,8 @@ def _by_split(folder: Path) -> dict[tuple[str, str], list[RunFiles]]:
     return found
 
 
-def _compare(a: list[RunFiles], b: list[RunFiles], draws: int, seed: int) -> Repeats:
-    first, second = [load_run(files) for files in a], [load_run(files) for files in b]
+def _compare(a: list[RunFiles], b: list[RunFiles], protocol: str | None, draws: int, seed: int) -> Repeats:
+    first, second = [load_run(files, protocol) for files in a], [load_run(files, protocol) for files in b]
     one = first[0]
     for run in [*first, *second]:
         _require_whole(run)

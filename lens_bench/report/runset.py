@@ -9,9 +9,10 @@ from typing import cast
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score
-from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_json, read_scores
+from lens_bench.run.files import JsonObject, RunFiles, find_runs
 from lens_bench.run.manifest import Manifest, read_manifest
-from lens_bench.scoring.protocols import Protocol, get_protocol
+from lens_bench.run.results import read_results
+from lens_bench.scoring.protocols import Protocol
 from lens_bench.scoring.table import ScoreTable
 
 _SHOWN = 4
@@ -22,7 +23,7 @@ class ScoredRun:
     """A run directory, read.
 
     Attributes:
-        protocol: Under which ``scores`` were computed; the manifest's is the one that the run was started with.
+        protocol: Under which ``scores`` were computed; by default the run's own.
         scores: In the suite's order.
         table: The same scores as columns, in the order of sample ids.
     """
@@ -60,38 +61,50 @@ class ScoredRun:
         return cast("Mapping[str, object] | None", self.summary.get("perf")) if self.manifest.timed else None
 
 
-def load_run(files: RunFiles) -> ScoredRun:
+def load_run(files: RunFiles, protocol: str | None = None) -> ScoredRun:
     """Read a run directory.
 
+    Args:
+        files: The directory.
+        protocol: One that the run is scored under; its own by default.
+
     Raises:
-        UsageError: It is none.
-        DataError: A file is missing or damaged, or summary and scores are not of the same scoring.
+        UsageError: It is none, or there is no such protocol.
+        DataError: As ``run.results.read_results``.
     """
     manifest = read_manifest(files.require())
-    summary = read_json(files.summary)
-    scores = tuple(read_scores(files.scores))
-    protocol = get_protocol(str(summary.get("protocol")))
-    if summary.get("digest") != manifest.digest or summary.get("n_answered") != len(scores):
-        raise DataError(
-            f"{files.root}: summary.json, scores.jsonl and manifest.json do not belong together",
-            f"`lens-bench score {files.root} --protocol {protocol.name}` writes them again",
-        )
-    return ScoredRun(files, manifest, summary, protocol, scores, ScoreTable.of(scores))
+    found = read_results(files, manifest, protocol)
+    return ScoredRun(files, manifest, found.summary, found.protocol, found.scores, found.table)
 
 
-def runs_at(path: Path) -> tuple[RunFiles, ...]:
+def runs_at(path: Path, left_out: list[DataError]) -> tuple[RunFiles, ...]:
     """The runs that a RUN argument names: the directory itself, or every merged run below a folder.
+
+    Args:
+        path: The argument.
+        left_out: Gets the error of every run below a folder whose manifest cannot be read.
 
     Raises:
         UsageError: There is none, or only shards of a run that was not merged.
+        DataError: No run below the folder can be read.
     """
     files = RunFiles(path)
     if files.manifest.is_file():
         return (files,)
     found = find_runs(path) if path.is_dir() else []
-    whole = tuple(f for f in found if read_manifest(f).shard is None)
+    whole: list[RunFiles] = []
+    damaged: list[DataError] = []
+    for run in found:
+        try:
+            if read_manifest(run).shard is None:
+                whole.append(run)
+        except DataError as error:
+            damaged.append(error)
+    if not whole and damaged:
+        raise damaged[0]
+    left_out += damaged
     if whole:
-        return whole
+        return tuple(whole)
     if found:
         raise UsageError(f"{path} holds {len(found)} shards of a run and no whole run", "merge the shards first")
     raise UsageError(
@@ -100,13 +113,18 @@ def runs_at(path: Path) -> tuple[RunFiles, ...]:
     )
 
 
-def runs_by_split(path: Path) -> dict[tuple[str, str], RunFiles]:
+def runs_by_split(path: Path, left_out: list[DataError]) -> dict[tuple[str, str], RunFiles]:
     """The runs of one model that a RUN argument names, by (suite, split).
+
+    Args:
+        path: The argument.
+        left_out: As of ``runs_at``.
 
     Raises:
         UsageError: There is no run, there are runs of several models, or two runs of one split.
+        DataError: As ``runs_at``.
     """
-    runs = {files: read_manifest(files) for files in runs_at(path)}
+    runs = {files: read_manifest(files) for files in runs_at(path, left_out)}
     models = sorted({m.model for m in runs.values()})
     if len(models) > 1:
         raise UsageError(

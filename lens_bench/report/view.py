@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,9 +22,11 @@ from urllib.parse import quote, unquote, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lens_bench.errors import UsageError
+from lens_bench.errors import DataError, UsageError
 from lens_bench.report.figures import percent
-from lens_bench.run.files import RunFiles, read_json
+from lens_bench.run.files import RunFiles
+from lens_bench.run.manifest import read_manifest
+from lens_bench.run.results import read_results
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -42,7 +45,10 @@ a { color: light-dark(#0b5f73, #6cc3d5); }
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One report of the index. ``where`` and ``score`` are empty for a page that lies in no run directory."""
+    """One report of the index. ``where`` and ``score`` are empty for a page that lies in no run directory.
+
+    Where the run cannot be read, ``score`` says so.
+    """
 
     href: str
     name: str
@@ -92,13 +98,36 @@ def _entry(root: Path, page: Path) -> Entry:
     files = RunFiles(page.parent)
     where, score = "", ""
     if files.summary.is_file() and files.manifest.is_file():
-        summary = read_json(files.summary)
-        coverage = summary.get("coverage")
-        where = f"{summary.get('suite')} {summary.get('split')}" + (f" ({coverage})" if coverage else "")
-        score = _score(cast("Mapping[str, object]", summary.get("metrics") or {}))
+        where, score = _run(files, tuple(_stamp(p) for p in (files.manifest, files.summary, files.scores)))
     name = page.relative_to(root).as_posix()
     written = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Entry("/" + quote(name), name, where, score, written)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes when a file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _run(files: RunFiles, stamps: tuple[tuple[int, int], ...]) -> tuple[str, str]:
+    """Split and score of a run. Checking its scores takes a while, so that is done once for each state of its files."""
+    try:
+        manifest = read_manifest(files)
+        where = f"{manifest.suite} {manifest.split}"
+    except DataError:
+        return "", "damaged: manifest.json cannot be read"
+    try:
+        summary = read_results(files, manifest).summary
+    except DataError as error:
+        return where, f"damaged: {error.message.replace(str(files.root), files.root.name)}"
+    if coverage := str(summary["coverage"]):
+        where += f" ({coverage})"
+    return where, _score(cast("Mapping[str, object]", summary["metrics"]))
 
 
 def _score(metrics: Mapping[str, object]) -> str:

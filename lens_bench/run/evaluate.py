@@ -10,26 +10,33 @@ from dataclasses import asdict, dataclass, replace
 from lens_bench.errors import DataError, RunError
 from lens_bench.perf.speed import Speed
 from lens_bench.records import LoadReport, Prediction
-from lens_bench.run.files import JsonObject, RunFiles, write_json, write_scores
+from lens_bench.run.files import JsonObject, RunFiles
 from lens_bench.run.journal import Journal, Lock, read_asked, repair
-from lens_bench.run.manifest import check_same, read_manifest
+from lens_bench.run.manifest import Manifest, check_same, read_manifest
 from lens_bench.run.plan import Plan
+from lens_bench.run.results import other_protocols, write_results
 from lens_bench.run.scorer import BackgroundScorer
 from lens_bench.run.seen_images import SeenImages
 from lens_bench.run.session import InProcess, Session
-from lens_bench.run.summary import build_summary, earlier_speed
+from lens_bench.run.summary import earlier_speed
 from lens_bench.run.watch import Progress, Quiet
-from lens_bench.scoring.protocols import get_protocol
+from lens_bench.scoring.protocols import PROTOCOLS, get_protocol
 from lens_bench.segmenter import Segmenter
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What running a split gave: its directory, ``summary.json``, and how many expressions were answered now."""
+    """What running a split gave.
+
+    Attributes:
+        summary: ``summary.json``, of the run's own protocol; ``others`` are those of other protocols.
+        answered: How many expressions were answered now.
+    """
 
     files: RunFiles
     summary: JsonObject
     answered: int
+    others: tuple[JsonObject, ...] = ()
 
 
 def run_splits(
@@ -74,8 +81,8 @@ def run_split(plan: Plan, session: Session, progress: Progress) -> Outcome:
             _answer_rest(plan, session, done, scorer, speed, progress)
         finally:
             progress.stop()
-            summary = _finish(plan, scorer, speed)
-    return Outcome(plan.files, summary, sum(c.expressions for c in speed.calls))
+            summary, *others = _finish(plan, scorer, speed)
+    return Outcome(plan.files, summary, sum(c.expressions for c in speed.calls), tuple(others))
 
 
 def journalled(plan: Plan) -> int:
@@ -91,9 +98,11 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
     files = plan.files
     if plan.request.fresh:
         _remove(files)
+    manifest = plan.manifest
     if files.manifest.exists():
         stored = read_manifest(files)
         check_same(stored, plan.manifest, files)
+        manifest = replace(manifest, protocol=stored.protocol)
         if stored.model_card != plan.manifest.model_card:  # what is said of a model may be corrected, e.g. its source
             replace(stored, model_card=plan.manifest.model_card).write(files)
     else:
@@ -102,14 +111,21 @@ def _resume(plan: Plan, progress: Progress) -> tuple[set[str], BackgroundScorer]
         plan.manifest.write(files)
     if torn := repair(files.predictions):
         progress.note(f"cut a torn line of {torn} bytes off {files.predictions.name}")
-    manifest, protocol = plan.manifest, get_protocol(plan.manifest.protocol)
-    scorer = BackgroundScorer(protocol, plan.samples, manifest.seed, manifest.suite_hash)
+    protocols = [get_protocol(name) for name in _protocols(plan, manifest)]
+    scorer = BackgroundScorer(protocols, plan.samples, manifest.seed, manifest.suite_hash)
     done: set[str] = set()
     known = {s.id for s in plan.samples}
     for batch in read_asked(files.predictions, known, without_errors=plan.request.retry_errors):
         done.update(p.sample_id for p in batch)
         scorer.put(*batch)
     return done, scorer
+
+
+def _protocols(plan: Plan, stored: Manifest) -> dict[str, None]:
+    """Names of the protocols to score under: the run's own, those asked for now, those it was scored under before."""
+    request = plan.request
+    asked = [stored.protocol, *([request.protocol] if request.protocol else []), *request.also]
+    return dict.fromkeys([*asked, *other_protocols(plan.files, stored)])
 
 
 def _answer_rest(
@@ -183,20 +199,20 @@ class ErrorBudget:
         return len(errors)
 
 
-def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> JsonObject:
+def _finish(plan: Plan, scorer: BackgroundScorer, speed: Speed) -> list[JsonObject]:
+    """Write scores and summaries; the summaries, that of the run's own protocol first."""
     if scorer.handed < len(plan.samples):  # an interruption may have come between the journal and the scorer
         repair(plan.files.predictions)
         for batch in read_asked(plan.files.predictions, {s.id for s in plan.samples}):
             scorer.put(*batch)
     scores = scorer.finish()
     perf = speed.to_json() if speed.calls else earlier_speed(plan.files)
-    summary = build_summary(read_manifest(plan.files), get_protocol(plan.manifest.protocol), scores, perf)
-    write_scores(plan.files.scores, scores)
-    write_json(plan.files.summary, summary)
-    return summary
+    return list(write_results(plan.files, read_manifest(plan.files), scores, perf).values())
 
 
 def _remove(files: RunFiles) -> None:
     """Forget a run. Shards below it are runs of their own, which others may be working on."""
-    for path in (files.predictions, files.images, files.scores, files.summary, files.report, files.log, files.manifest):
+    others = [path for name in PROTOCOLS for path in (files.other_scores(name), files.other_summary(name))]
+    own = [files.predictions, files.images, files.scores, files.summary, files.report, files.log, files.manifest]
+    for path in (*others, *own):
         path.unlink(missing_ok=True)

@@ -6,12 +6,15 @@ written whole, to a temporary name first, and renamed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+
+from pydantic import ValidationError
 
 from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.masks import rle_from_json
@@ -54,13 +57,21 @@ class RunFiles:
 
     @property
     def scores(self) -> Path:
-        """One line per scored expression, in the suite's order."""
+        """One line per scored expression, in the suite's order, under the run's own protocol."""
         return self.root / "scores.jsonl"
 
     @property
     def summary(self) -> Path:
-        """Metrics, intervals, speed."""
+        """Metrics, intervals, speed, under the run's own protocol."""
         return self.root / "summary.json"
+
+    def other_scores(self, protocol: str) -> Path:
+        """As ``scores``, under a protocol that is not the run's own."""
+        return self.root / f"scores.{protocol}.jsonl"
+
+    def other_summary(self, protocol: str) -> Path:
+        """As ``summary``, under a protocol that is not the run's own."""
+        return self.root / f"summary.{protocol}.json"
 
     @property
     def report(self) -> Path:
@@ -151,14 +162,39 @@ def parse_object(raw: bytes, what: str) -> JsonObject:
     return content
 
 
-def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Write ``scores.jsonl`` atomically, in the given order."""
-    write_text(path, "".join(f"{_score_line(score_to_json(s))}\n" for s in scores))
+def first_problem(error: ValidationError) -> str:
+    """The first field that does not fit, and why."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def read_scores(path: Path) -> list[Score]:
-    """Read ``scores.jsonl``. Raises ``DataError`` naming the line that is wrong."""
-    return [score_from_json(obj) for _, obj in read_lines(path)]
+def write_scores(path: Path, scores: Iterable[Score]) -> str:
+    """Write ``scores.jsonl`` atomically, in the given order; returns the SHA-256 (hex) of the file."""
+    text = "".join(f"{_score_line(score_to_json(s))}\n" for s in scores)
+    write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_scores(path: Path, sha256: str) -> list[Score]:
+    """Read ``scores.jsonl``.
+
+    Args:
+        path: The file.
+        sha256: What the summary says that the file has.
+
+    Raises:
+        DataError: The file is missing, is not the one that the summary was made of, or holds what is no score.
+    """
+    raw = read_file(path)
+    if hashlib.sha256(raw).hexdigest() != sha256:
+        raise DataError(f"{path} is not the file that its summary was made of (SHA-256 differs)")
+    scores = []
+    for number, line in enumerate(raw.splitlines(), start=1):
+        try:
+            scores.append(score_from_json(parse_object(line, "the score")))
+        except DataError as error:
+            raise DataError(f"{path}, line {number}: {error.message}", error.hint) from None
+    return scores
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:

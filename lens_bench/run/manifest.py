@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from lens_bench.cards import ModelCard
 from lens_bench.data.split import share, shortfall
 from lens_bench.errors import DataError, UsageError
 from lens_bench.perf.hardware import environment
 from lens_bench.records import ArgValue
-from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json, write_json
+from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, first_problem, read_json, write_json
 
 # Libraries whose version may change a prediction, those that decode images among them: a run is not continued under
 # another version.
@@ -118,7 +122,8 @@ class Manifest:
         The measure is what the suite's card expects, or what was found where the card gives no number. A limit, an
         interruption, a shard and incomplete files all show here. Only a run without a remark is ranked.
         """
-        expected, found = (cast("Mapping[str, object]", self.data.get(k) or {}) for k in ("expected", "found"))
+        parts = self.data.get("expected"), self.data.get("found")
+        expected, found = (part if isinstance(part, Mapping) else {} for part in parts)
         total = expected.get("expressions") or found.get("expressions")
         if not isinstance(total, int):
             asked = self.settings.limit is not None or self.shard is not None
@@ -151,27 +156,40 @@ def describe_card(card: ModelCard) -> dict[str, object]:
 def read_manifest(files: RunFiles) -> Manifest:
     """Read ``manifest.json``. Raises ``DataError`` where it is damaged or of another schema version."""
     content = read_json(files.manifest)
-    if content.get("schema_version") != SCHEMA_VERSION:
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
         raise DataError(
-            f"{files.manifest} has schema version {content.get('schema_version')}, this is version {SCHEMA_VERSION}",
+            f"{files.manifest} has schema version {reprlib.repr(version)}, this is version {SCHEMA_VERSION}",
             "score or repeat the run with the version of lens-bench that wrote it",
         )
     known = {f.name for f in fields(Manifest)}
     missing = known - content.keys() - _LATER
     if missing:
         raise DataError(f"{files.manifest} lacks {', '.join(sorted(missing))}", _START_AGAIN)
-    values = {k: v for k, v in content.items() if k in known}
-    shard = content["shard"]
-    kinds = {"environment": dict, "model_card": dict, "sessions": list, "n_samples": int, "suite": str, "split": str}
-    kinds |= {name: kind for name, kind in (("data", dict), ("data_root", str)) if name in content}
-    wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
-    wrong += ["pixels"] if not isinstance(content.get("pixels") or {}, dict) else []
-    if wrong or not (shard is None or (isinstance(shard, list) and len(shard) == 2)):
-        raise DataError(f"{files.manifest}: {', '.join(wrong) or 'shard'} is not as it was written", _START_AGAIN)
-    values["settings"] = _settings(content["settings"], files)
-    values["shard"] = (shard[0], shard[1]) if shard else None
-    values["sessions"] = tuple(cast("list[Mapping[str, object]]", content["sessions"]))
-    return Manifest(**values)  # type: ignore[arg-type]  # field by field from JSON, checked just above
+    try:
+        manifest = _reader().validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise DataError(f"{files.manifest}: {first_problem(error)}", _START_AGAIN) from None
+    if problem := _contradiction(manifest, content.get("digest")):
+        raise DataError(f"{files.manifest}: {problem}", _START_AGAIN)
+    return manifest
+
+
+@cache
+def _reader() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _contradiction(manifest: Manifest, digest: object) -> str:
+    """What no run can have written; empty for nothing."""
+    if digest != manifest.digest:
+        return f"the digest is {reprlib.repr(digest)}, that of its fields {manifest.digest}"
+    if manifest.shard is not None and not 1 <= manifest.shard[0] <= manifest.shard[1]:
+        return f"there is no shard {manifest.shard[0]} of {manifest.shard[1]}"
+    limit = manifest.settings.limit
+    if not 0 <= manifest.n_images <= manifest.n_samples or (limit is not None and manifest.n_samples > limit):
+        return f"{manifest.n_samples} expressions on {manifest.n_images} images with the limit {limit}"
+    return ""
 
 
 def check_same(stored: Manifest, wanted: Manifest, files: RunFiles) -> None:
@@ -219,10 +237,3 @@ def commit(environment: Mapping[str, object]) -> str:
     """The commit of lens-bench that an environment names, in words; empty where it names none."""
     git = cast("Mapping[str, object]", environment.get("git") or {})
     return str(git.get("commit", ""))[:12] + (" with uncommitted changes" if git.get("dirty") else "")
-
-
-def _settings(content: object, files: RunFiles) -> Settings:
-    names = {f.name for f in fields(Settings)}
-    if not isinstance(content, dict) or content.keys() != names:
-        raise DataError(f"{files.manifest}: settings are not those of this version of lens-bench", _START_AGAIN)
-    return Settings(**content)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain, count, islice
 from pathlib import Path
 
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score
-from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_scores, write_json, write_scores, write_text
+from lens_bench.run.files import JsonObject, RunFiles, find_runs, write_text
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import Manifest, check_same, read_manifest
-from lens_bench.run.summary import build_summary, read_summary
-from lens_bench.scoring.protocols import Protocol, get_protocol
+from lens_bench.run.results import other_protocols, read_results, write_results
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,42 +35,69 @@ def find_shards(paths: Sequence[Path]) -> list[Shards]:
     """Shards at or below the given paths, grouped by the run they belong to.
 
     Raises:
-        UsageError: There are none, or a run lacks one; the message names it.
+        UsageError: There are none, a run lacks one (the message names it), or merging would write outside the paths.
+        DataError: A shard is damaged, or does not lie where shards lie.
     """
     groups: dict[Path, dict[Path, tuple[RunFiles, Manifest]]] = {}
     for path in paths:
-        for files in find_runs(path.resolve()):
+        inside = path.resolve()
+        for files in find_runs(inside):
             manifest = read_manifest(files)
             if manifest.shard:
-                groups.setdefault(files.root.parents[1], {})[files.root] = (files, manifest)
+                target = _target(files, manifest.shard)
+                if not target.is_relative_to(inside):
+                    raise UsageError(
+                        f"merging {files.root} would write to {target}, which is outside {path}",
+                        f"name the run directory: `lens-bench merge {target}`",
+                    )
+                groups.setdefault(target, {})[files.root] = (files, manifest)
     if not groups:
         raise UsageError(f"no shards below {', '.join(str(p) for p in paths)}", "`run --shard i/n` makes them")
     return [_complete(run, list(found.values())) for run, found in sorted(groups.items())]
 
 
-def merge(shards: Shards) -> tuple[RunFiles, JsonObject]:
+def _target(files: RunFiles, shard: tuple[int, int]) -> Path:
+    """The run directory that a shard belongs to."""
+    name = "{}of{}".format(*shard)
+    if (files.root.parent.name, files.root.name) != ("shards", name):
+        raise DataError(
+            f"{files.manifest} is of the shard {shard[0]}/{shard[1]} but does not lie in shards/{name}",
+            "a shard lies where `lens-bench run --shard` put it: <run>/shards/<i>of<n>",
+        )
+    return files.root.parents[1]
+
+
+def merge(shards: Shards) -> tuple[RunFiles, tuple[JsonObject, ...]]:
     """Write the merged run into the directory that the shards lie in; the shards stay.
 
+    The run's own protocol is that of the merged run that is there already, else that of the first shard. Other
+    protocols are merged where every shard is scored under them.
+
+    Returns:
+        The merged run and its summaries, that of its own protocol first.
+
     Raises:
-        DataError: A shard is not finished, its files do not belong together, two hold the same expression, or they are
-            scored under different protocols.
+        DataError: A shard is not finished or not scored under the run's own protocol, its files do not belong together,
+            or two hold the same expression.
         UsageError: Shards differ in a setting, one is in use, or the target holds another run.
     """
     target, whole = shards.target, _whole(shards)
     with ExitStack() as locks:
         for files in (target, *shards.files):
             locks.enter_context(Lock(files))
-        protocol = _protocol(shards)
-        scores = [s for files, m in zip(shards.files, shards.manifests, strict=True) for s in _scores(files, m)]
         if target.manifest.exists():
-            check_same(read_manifest(target), whole, target)
+            stored = read_manifest(target)
+            check_same(stored, whole, target)
+            whole = replace(whole, protocol=stored.protocol)
+        scores = {name: _scores(shards, name) for name in _protocols(shards, whole.protocol)}
+        for files, own in zip(shards.files, scores[whole.protocol], strict=True):
+            _check_predictions(files, own)
         _write_predictions(shards, target)
         _write_images(shards, target)
         whole.write(target)
-        summary = build_summary(whole, protocol, scores, None)
-        write_scores(target.scores, scores)
-        write_json(target.summary, summary)
-    return target, summary
+        joined = {name: list(chain.from_iterable(parts)) for name, parts in scores.items()}
+        written = write_results(target, whole, joined, None)
+    return target, tuple(written.values())
 
 
 def _whole(shards: Shards) -> Manifest:
@@ -85,32 +114,34 @@ def _whole(shards: Shards) -> Manifest:
     return whole
 
 
-def _protocol(shards: Shards) -> Protocol:
-    """The one protocol under which all shards are scored now, which need not be that of their first run."""
-    names = {str(read_summary(files)["protocol"]) for files in shards.files}
-    if len(names) > 1:
-        raise DataError(
-            f"the shards of {shards.target.root} are scored under {' and '.join(sorted(names))}",
-            "`lens-bench score SHARD... --protocol P` scores them alike",
-        )
-    return get_protocol(names.pop())
+def _protocols(shards: Shards, own: str) -> list[str]:
+    """The run's own protocol, and all others that every shard is scored under."""
+    pairs = list(zip(shards.files, shards.manifests, strict=True))
+    known = [{manifest.protocol, *other_protocols(files, manifest)} for files, manifest in pairs]
+    return [own, *sorted(set.intersection(*known) - {own})]
 
 
-def _scores(files: RunFiles, manifest: Manifest) -> list[Score]:
-    """The scores of a finished shard, checked against its predictions."""
+def _scores(shards: Shards, protocol: str) -> list[tuple[Score, ...]]:
+    """The scores of every shard, all of them finished."""
+    scores = []
+    for files, manifest in zip(shards.files, shards.manifests, strict=True):
+        found = read_results(files, manifest, None if protocol == manifest.protocol else protocol).scores
+        if len(found) != manifest.n_samples:
+            raise DataError(
+                f"{files.root} has {len(found)} of {manifest.n_samples} expressions",
+                "finish the shard first: the same command continues it",
+            )
+        scores.append(found)
+    return scores
+
+
+def _check_predictions(files: RunFiles, scores: Sequence[Score]) -> None:
     repair(files.predictions)
-    scores = read_scores(files.scores)
-    if len(scores) != manifest.n_samples:
-        raise DataError(
-            f"{files.root} has {len(scores)} of {manifest.n_samples} expressions",
-            "finish the shard first: the same command continues it",
-        )
     if {s.sample_id for s in scores} != {p.sample_id for p in read(files.predictions)}:
         raise DataError(
             f"{files.root}: predictions and scores are not of the same expressions",
             "`lens-bench run` with the same options scores them again",
         )
-    return scores
 
 
 def _write_predictions(shards: Shards, target: RunFiles) -> None:
@@ -141,8 +172,13 @@ def _complete(run: Path, found: list[tuple[RunFiles, Manifest]]) -> Shards:
     if len(counts) > 1:
         raise UsageError(f"{run} has shards of {' and '.join(str(c) for c in sorted(counts))}", "remove the old ones")
     total = counts.pop()
-    missing = [f"{i}/{total}" for i in range(1, total + 1) if i not in by_index]
-    if missing:
-        raise UsageError(f"{run} lacks the shards {', '.join(missing)}", f"`run --shard {missing[0]}` makes the first")
+    if len(by_index) < total:  # which may be any number that a manifest says
+        missing = [f"{i}/{total}" for i in islice((i for i in count(1) if i not in by_index), _SHOWN)]
+        missing = missing[: total - len(by_index)]
+        more = total - len(by_index) - len(missing)
+        raise UsageError(
+            f"{run} lacks the shards {', '.join(missing)}" + (f" and {more} more" if more else ""),
+            f"`run --shard {missing[0]}` makes the first",
+        )
     ordered = [by_index[i] for i in range(1, total + 1)]
     return Shards(tuple(f for f, _ in ordered), tuple(m for _, m in ordered))

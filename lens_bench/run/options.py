@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lens_bench.errors import UsageError
+from lens_bench.scoring.protocols import PROTOCOLS, get_protocol
+
+ALL = "all"
 
 
 def arguments(pairs: Sequence[str]) -> dict[str, str]:
@@ -43,6 +46,20 @@ def error_limit(text: str) -> int | float:
             "for example 1%, 0.05 or 20; 0 aborts on the first failure, 100% never",
         )
     return share
+
+
+def protocols(names: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """What ``--protocol`` names: the run's own, None for the suite's, and further ones. ``all`` is every protocol.
+
+    Raises:
+        UsageError: There is no such protocol.
+    """
+    every = list(PROTOCOLS)
+    found = dict.fromkeys(name for given in names for name in (every if given == ALL else [get_protocol(given).name]))
+    if not names or names[0] == ALL:
+        return None, tuple(found)
+    own, *also = found
+    return own, tuple(also)
 
 
 def shard_number(text: str) -> tuple[int, int]:

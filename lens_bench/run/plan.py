@@ -36,6 +36,8 @@ class Request:
     Attributes:
         args: ``--model-arg`` values as typed.
         batch_size: Images per call; None for ``auto``, which starts at the card's value.
+        protocol: The run's own; None for the suite's.
+        also: Further protocols that the predictions are scored under.
         shard: ``(i, n)``: the images whose number modulo n is i modulo n.
         max_errors: Share (float) or count (int) of failed expressions above which the run aborts.
     """
@@ -44,6 +46,7 @@ class Request:
     data_root: Path = field(default_factory=Path)
     out: Path = DEFAULT_OUT
     protocol: str | None = None
+    also: tuple[str, ...] = ()
     limit: int | None = None
     batch_size: int | None = None
     device: str | None = None
@@ -126,6 +129,8 @@ def make_plan(
         CheckpointError: The model's weights are not where they should be.
     """
     protocol = get_protocol(request.protocol or suite.protocol)
+    for name in request.also:
+        get_protocol(name)
     opened = open_split(suite, split, request.data_root, allow_partial=request.allow_partial)
     chosen = select_samples(opened.samples, request.limit, request.shard)
     samples = without_empty(opened, chosen, allow_partial=request.allow_partial)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 from lens_bench.records import Prediction, Sample, Score
-from lens_bench.run.truth_store import TruthStore, cache_folder
+from lens_bench.run.truth_store import TruthStore, cache_folder, truth_rules
 from lens_bench.scoring.counts import Scorer
 from lens_bench.scoring.protocols import Protocol
 
@@ -18,23 +18,33 @@ _WAITING = 1024  # predictions held in memory while the model is faster than the
 class BackgroundScorer:
     """Scores predictions as they come, in any order; ``finish`` gives the scores in the order of the samples.
 
-    One thread, because annotations are cached between the expressions of a referent.
+    One thread, because annotations are cached between the expressions of a referent. Protocols that read annotations
+    alike share them.
 
     Args:
-        protocol: The rules.
+        protocols: The rules, each with a name of its own.
         samples: Of this run.
         seed: Of the protocol's selection.
         suite_hash: Content hash of the split, under which rasterised annotations are kept for the next run.
     """
 
-    def __init__(self, protocol: Protocol, samples: Sequence[Sample], seed: int, suite_hash: str) -> None:
+    def __init__(self, protocols: Sequence[Protocol], samples: Sequence[Sample], seed: int, suite_hash: str) -> None:
         self._samples = {s.id: s for s in samples}
         self._truths = ExitStack()
-        truths = self._truths.enter_context(TruthStore(suite_hash, protocol, cache_folder()))
-        self._scorer = Scorer(protocol, samples, seed, truths.prepare)
-        self._scores: dict[str, Score] = {}
+        self._scorers: dict[str, Scorer] = {}
+        alike: dict[str, Scorer] = {}
+        for protocol in protocols:
+            rules = truth_rules(protocol)
+            if rules in alike:
+                prepare = alike[rules].prepare
+            else:
+                prepare = self._truths.enter_context(TruthStore(suite_hash, protocol, cache_folder())).prepare
+            scorer = Scorer(protocol, samples, seed, prepare)
+            alike.setdefault(rules, scorer)
+            self._scorers[protocol.name] = scorer
+        self._scores: dict[str, dict[str, Score]] = {name: {} for name in self._scorers}
         self._handed: set[str] = set()
-        self._waiting: deque[tuple[int, Future[list[Score]]]] = deque()
+        self._waiting: deque[tuple[int, Future[dict[str, list[Score]]]]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self.errors = 0
 
@@ -59,8 +69,10 @@ class BackgroundScorer:
         """How many samples were handed over."""
         return len(self._handed)
 
-    def finish(self) -> list[Score]:
-        """Wait for everything handed over; the scores in the order of the samples, unanswered ones left out.
+    def finish(self) -> dict[str, list[Score]]:
+        """Wait for everything handed over; the scores by protocol, in the order of the samples.
+
+        Samples that were not answered are left out.
 
         Raises:
             DataError: An annotation, or a mask of an earlier session, cannot be used.
@@ -71,10 +83,15 @@ class BackgroundScorer:
         finally:
             self._thread.shutdown(cancel_futures=True)
             self._truths.close()
-        return [self._scores[sample_id] for sample_id in self._samples if sample_id in self._scores]
+        return {
+            name: [scores[sample_id] for sample_id in self._samples if sample_id in scores]
+            for name, scores in self._scores.items()
+        }
 
-    def _score(self, predictions: Sequence[Prediction]) -> list[Score]:
-        return self._scorer.score_all([(self._samples[p.sample_id], p) for p in predictions])
+    def _score(self, predictions: Sequence[Prediction]) -> dict[str, list[Score]]:
+        pairs = [(self._samples[p.sample_id], p) for p in predictions]
+        return {name: scorer.score_all(pairs) for name, scorer in self._scorers.items()}
 
-    def _keep(self, scores: Sequence[Score]) -> None:
-        self._scores.update((score.sample_id, score) for score in scores)
+    def _keep(self, found: Mapping[str, Sequence[Score]]) -> None:
+        for name, scores in found.items():
+            self._scores[name].update((score.sample_id, score) for score in scores)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
-from typing import cast
+from pathlib import Path
+from typing import Annotated, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lens_bench.errors import DataError
 from lens_bench.records import Score
-from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, read_json
+from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, first_problem, read_json
 from lens_bench.run.manifest import Manifest
 from lens_bench.scoring.metrics import by_tag, summarise
 from lens_bench.scoring.protocols import Protocol
@@ -63,17 +67,93 @@ def earlier_speed(files: RunFiles) -> Mapping[str, object] | None:
         return None
     try:
         perf = read_json(files.summary).get("perf")
-    except DataError:  # the file is about to be written anew, and nothing else of it is kept
+        _Speed.model_validate(perf)
+    except (DataError, ValidationError):  # the file is about to be written anew, and nothing else of it is kept
         return None
-    return cast("Mapping[str, object]", perf) if isinstance(perf, dict) else None
+    return cast("Mapping[str, object]", perf)
 
 
-def read_summary(files: RunFiles) -> JsonObject:
-    """Read ``summary.json``. Raises ``DataError`` where it is missing or lacks what every summary has."""
-    content = read_json(files.summary)
-    missing = [k for k in ("suite", "split", "model", "protocol", "metrics", "ci95", "by_tag") if k not in content]
-    if missing:
-        raise DataError(
-            f"{files.summary} lacks {', '.join(missing)}", f"`lens-bench score {files.root}` writes it anew"
-        )
+# ---------------------------------------------------------------------------------------------- reading
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Speed(_Record):
+    """The ``perf`` block, as far as anything reads it; see ``perf.speed.Speed.to_json``."""
+
+    comparable: bool
+    reasons: list[str] = []
+    device: str
+    hardware: str
+    batch_images: _Count
+    expressions: _Count | None = None
+    load_s: _Amount | None = None
+    wall_s: _Amount | None = None
+    model_s: _Amount | None = None
+    first_call_ms: _Amount | None = None
+    expressions_per_s: _Amount | None = None
+    images_per_s: _Amount | None = None
+    latency_ms: dict[str, _Amount] | None = None
+    stages_ms: dict[str, _Amount] = {}
+    completion_tokens: _Amount | None = None
+    peak_rss_mb: _Amount | None = None
+    peak_device_mb: _Amount | None = None
+
+
+class _Intervals(_Record):
+    ci95: dict[str, Annotated[list[_Fraction], Field(min_length=2, max_length=2)] | None]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Intervals:
+        if any(ci is not None and ci[0] > ci[1] for ci in self.ci95.values()):
+            raise ValueError("an interval ends before it begins")
+        return self
+
+
+class _Summary(_Intervals):
+    """What is read without being computed anew; the metrics are checked against the scores."""
+
+    suite: str
+    split: str
+    model: str
+    protocol: str
+    complete: bool
+    coverage: str
+    n_samples: _Count
+    n_images: _Count
+    n_answered: _Count
+    n_expected: _Count
+    metrics: dict[str, object]
+    by_tag: dict[str, _Intervals]
+    perf: _Speed | None
+    suite_hash: str
+    weight_digest: str
+    digest: str
+    sees_ground_truth: bool
+    created: str
+    scores_sha256: str
+
+
+def read_summary(path: Path) -> JsonObject:
+    """Read a summary: every field has the type and the range that ``build_summary`` gives it.
+
+    Whether it belongs to its scores and its manifest is checked by ``results.read_results``.
+
+    Raises:
+        DataError: It is missing or damaged, or of another schema version; the message names the field.
+    """
+    content = read_json(path)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        found = reprlib.repr(content.get("schema_version"))
+        raise DataError(f"{path} has schema version {found}, this is version {SCHEMA_VERSION}")
+    try:
+        _Summary.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_problem(error)}") from None
     return content

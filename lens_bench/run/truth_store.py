@@ -61,7 +61,7 @@ class TruthStore:
 
     def __init__(self, suite_hash: str, protocol: Protocol, folder: Path | None) -> None:
         self._protocol = protocol
-        self._path = None if folder is None else folder / f"{suite_hash[:24]}-{_rules(protocol)}.bin"
+        self._path = None if folder is None else folder / f"{suite_hash[:24]}-{truth_rules(protocol)}.bin"
         self._data: mmap.mmap | bytes = b""
         self._index: dict[bytes, tuple[int, int, int]] = {}
         self._new: dict[bytes, bytes] = {}
@@ -131,7 +131,7 @@ class TruthStore:
             temporary.unlink(missing_ok=True)
 
 
-def _rules(protocol: Protocol) -> str:
+def truth_rules(protocol: Protocol) -> str:
     """Digest of everything but the annotation that a prepared truth depends on."""
     choices = (
         protocol.merge, protocol.ignore, protocol.resize, protocol.scale_polygons, protocol.truth_box_from_mask,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from lens_bench.scoring.score_json import score_from_json, score_to_json
 from lens_bench.scoring.stats import DRAWS, intervals
 from lens_bench.scoring.table import ScoreTable
 
-__all__ = ["Metrics", "by_tag", "score_from_json", "score_to_json", "summarise", "table_of"]
+__all__ = ["Metrics", "by_tag", "same_figures", "score_from_json", "score_to_json", "summarise", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +113,17 @@ def by_tag(
             "ci95": {name: None if ci is None else list(ci) for name, ci in found.items()},
         }
     return groups
+
+
+def same_figures(computed: object, stored: object) -> bool:
+    """Whether a stored JSON value holds what was computed, but for the last digits, which differ between machines.
+
+    Keys of an object that were not computed are left alone.
+    """
+    if isinstance(computed, Mapping):
+        if not isinstance(stored, Mapping) or not computed.keys() <= stored.keys():
+            return False
+        return all(same_figures(value, stored[key]) for key, value in computed.items())
+    if isinstance(computed, float) and isinstance(stored, float):
+        return math.isclose(computed, stored, rel_tol=0, abs_tol=1e-9)
+    return type(computed) is type(stored) and computed == stored

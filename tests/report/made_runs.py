@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from lens_bench.records import Prediction, Score
-from lens_bench.run.files import RunFiles, prediction_to_line, write_json, write_scores
+from lens_bench.run.files import RunFiles, prediction_to_line
 from lens_bench.run.manifest import Manifest, Settings
-from lens_bench.run.summary import build_summary
-from lens_bench.scoring.protocols import get_protocol
+from lens_bench.run.results import write_results
+from lens_bench.scoring.counts import rule, says_nothing
+from lens_bench.scoring.protocols import Protocol, get_protocol
 
 
 def score(sample: int, iou: float, *, image: int | None = None, union: int = 1000, **changes: object) -> Score:
@@ -23,7 +24,7 @@ def score(sample: int, iou: float, *, image: int | None = None, union: int = 100
         intersection=round(iou * union),
         union=union,
         pred_area=round(0.7 * union),
-        gt_area=union - 1 - sample % 7,
+        gt_area=union,
         iou=round(iou * union) / union,
         box_iou=iou,
         boundary_iou=iou,
@@ -34,6 +35,35 @@ def score(sample: int, iou: float, *, image: int | None = None, union: int = 100
         tags=("even",) if sample % 2 == 0 else ("odd",),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def settled(score: Score, protocol: Protocol) -> Score:
+    """The score with everything that follows from its counts and its status under a protocol."""
+    answers = score.status == "ok" and score.has_mask
+    gt = score.gt_area
+    shared = min(score.intersection, gt) if answers else 0
+    pred = max(score.union, gt) + shared - gt if answers else 0
+    silent = says_nothing(protocol, score.status, has_mask=answers, pred_area=pred)
+    found = rule(
+        protocol,
+        score.status,
+        no_target=score.no_target,
+        silent=silent,
+        intersection=shared,
+        union=pred + gt - shared,
+    )
+    counted = found.kept and (score.counted or protocol.select == "all")
+    return replace(
+        score,
+        intersection=found.intersection,
+        union=found.union,
+        pred_area=pred,
+        gt_area=gt,
+        iou=found.iou if counted else None,
+        has_mask=answers,
+        predicted_empty=silent,
+        counted=counted,
+    )
 
 
 def manifest(**changes: object) -> Manifest:
@@ -88,18 +118,22 @@ def write_run(
     scores: Sequence[Score],
     *,
     protocol: str = "strict",
+    also: Sequence[str] = (),
     speed: Mapping[str, object] | None = None,
     predictions: Sequence[Prediction] = (),
     **changes: object,
 ) -> RunFiles:
-    """Write manifest, scores, summary and predictions of a run below ``root``; changes are the manifest's."""
+    """Write manifest, scores, summary and predictions of a run below ``root``; changes are the manifest's.
+
+    Scores are written as ``settled`` makes them, under the protocol and under every one in ``also``.
+    """
     changes.setdefault("n_samples", len(scores))
     changes.setdefault("n_images", len({s.image_id for s in scores}))
-    made = manifest(**changes)
+    made = manifest(protocol=protocol, **changes)
     files = RunFiles(root / made.suite / made.split / f"{made.model}-{made.digest}")
     files.root.mkdir(parents=True)
     made.write(files)
-    write_scores(files.scores, scores)
-    write_json(files.summary, build_summary(made, get_protocol(protocol), scores, speed))
+    found = {name: [settled(s, get_protocol(name)) for s in scores] for name in (protocol, *also)}
+    write_results(files, made, found, speed)
     files.predictions.write_bytes(b"".join(prediction_to_line(p) for p in predictions))
     return files

@@ -98,14 +98,22 @@ def test_an_oracle_has_an_average_without_a_place(tmp_path: Path) -> None:
     assert (found.oracle, found.rank) == (True, None)
 
 
-def test_scores_that_cannot_be_read_leave_the_mean_and_say_so(tmp_path: Path) -> None:
+def test_a_cell_whose_scores_cannot_be_read_is_no_cell(tmp_path: Path) -> None:
     write_eight(tmp_path, IOUS)
-    for path in tmp_path.rglob("scores.jsonl"):
-        path.unlink()
+    next(tmp_path.rglob("scores.jsonl")).unlink()
+    found = build(tmp_path, PUBLISHED, include=MEASURED)
+    assert found.averages == ()
+    assert len([row for row in found.rows if not row.subset]) == 7
+    assert ["no scores.jsonl" in error.message for error in found.damaged] == [True]
+
+
+def test_splits_that_share_expressions_leave_the_mean_and_say_so(tmp_path: Path) -> None:
+    for suite, split in EIGHT_CELLS:
+        write_run(tmp_path, [score(i, 0.5) for i in range(4)], suite=suite, split=split)
     (found,) = averages(tmp_path)
-    assert found.mean8 == pytest.approx(sum(IOUS.values()) / 8)
+    assert found.mean8 == pytest.approx(0.5)
     assert found.pooled is None
-    assert "no pooled cIoU" in found.notes[0]
+    assert "no pooled cIoU: toy/val/00000 is scored twice" in found.notes[0]
 
 
 def test_averages_are_written_by_every_writer(tmp_path: Path) -> None:

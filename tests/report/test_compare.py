@@ -110,8 +110,8 @@ def test_other_suite_content_is_refused(tmp_path: Path) -> None:
 def test_another_annotated_area_is_refused_and_named(tmp_path: Path) -> None:
     scores = [score(i, 0.5) for i in range(4)]
     a = write_run(tmp_path / "a", scores)
-    b = write_run(tmp_path / "b", [*scores[:3], replace(scores[3], gt_area=7)], model="b")
-    with pytest.raises(DataError, match="toy/val/00003 has gt_area 996 and 7"):
+    b = write_run(tmp_path / "b", [*scores[:3], replace(scores[3], gt_area=700)], model="b")
+    with pytest.raises(DataError, match="toy/val/00003 has gt_area 1000 and 700"):
         compare(a, b)
 
 
@@ -120,7 +120,21 @@ def test_another_protocol_is_refused_with_a_hint(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a", scores), write_run(tmp_path / "b", scores, protocol="lisa", model="b")
     with pytest.raises(UsageError, match=r"scored under strict, b-\w+ under lisa") as caught:
         compare(a, b)
-    assert f"lens-bench score {b.root} --protocol strict" in caught.value.hint
+    assert "--protocol strict" in caught.value.hint
+    with pytest.raises(DataError, match="is not scored under strict") as lacking:
+        compare(a, b, protocol="strict")
+    assert f"`lens-bench score {b.root} --protocol strict`" in lacking.value.hint
+
+
+def test_runs_of_different_protocols_are_compared_under_one_that_both_have(tmp_path: Path) -> None:
+    scores = [score(i, 0.5) for i in range(4)]
+    a = write_run(tmp_path / "a", scores, also=["lisa"])
+    b = write_run(tmp_path / "b", [score(i, 0.6) for i in range(4)], protocol="lisa", model="b")
+    found = compare(a, b, protocol="lisa")
+    assert found.protocol == "lisa"
+    change = found.overall.change("giou")
+    assert change.a == pytest.approx(500 / (1000 + 1e-5) * 4 / (4 + 1e-5), abs=1e-12)
+    assert change.b == pytest.approx(600 / (1000 + 1e-5) * 4 / (4 + 1e-5), abs=1e-12)
 
 
 def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
@@ -133,7 +147,7 @@ def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     a.scores.write_bytes(b"".join(a.scores.read_bytes().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match="do not belong together"):
+    with pytest.raises(DataError, match="is not the file that its summary was made of"):
         compare(a, b)
 
 

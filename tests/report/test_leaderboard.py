@@ -35,7 +35,7 @@ from .made_runs import perf, score, write_run
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = frozenset({"measured"})
 ORACLE = {"title": "Oracle", "sees_ground_truth": True}
-FIRST_TEN = Settings(args={}, prompt={}, dtype="float32", engine=None, limit=10)
+LIMITED = Settings(args={}, prompt={}, dtype="float32", engine=None, limit=20)
 
 
 def scores(iou: float, n: int = 20) -> list[Score]:
@@ -83,7 +83,7 @@ RULES: dict[str, tuple[list[dict[str, object]], list[tuple[str, str]]]] = {
         [("a", "1/1"), ("half", "-")],
     ),
     "a limited run has no place": (
-        [{"model": "a", "iou": 0.3}, {"model": "first", "iou": 0.8, "settings": FIRST_TEN}],
+        [{"model": "a", "iou": 0.3}, {"model": "first", "iou": 0.8, "settings": LIMITED}],
         [("a", "1/1"), ("first", "-")],
     ),
     "checkpoints of one name are both ranked": (

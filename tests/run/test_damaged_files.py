@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -90,5 +91,5 @@ def test_a_count_that_no_image_has_is_a_data_error(tmp_path: Path) -> None:
         ScoreTable.of([score(0, 0.5), score(1, 0.5, union=10**30)])
     path = tmp_path / "scores.jsonl"
     path.write_text('{"sample_id":"a","image_id":"b","status":"ok","tags":[],"intersection":' + "9" * 30 + "}\n")
-    with pytest.raises(DataError, match="intersection"):
-        read_scores(path)
+    with pytest.raises(DataError, match=r"scores\.jsonl, line 1: .*intersection"):
+        read_scores(path, hashlib.sha256(path.read_bytes()).hexdigest())

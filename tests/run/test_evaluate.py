@@ -22,7 +22,7 @@ from lens_bench.picture import OpenModel
 from lens_bench.records import ImageTask, LoadReport, Prediction
 from lens_bench.run.evaluate import ErrorBudget, run_splits
 from lens_bench.run.files import read_json
-from lens_bench.run.manifest import read_manifest
+from lens_bench.run.manifest import Manifest, Settings, read_manifest
 from lens_bench.run.plan import Plan, make_model
 
 
@@ -130,7 +130,7 @@ def test_a_finished_run_does_not_load_the_model(tiny: Any, tmp_path: Path) -> No
         ("seed", lambda m: m.update(seed=5)),
         ("settings.args", lambda m: m["settings"]["args"].update(shift=7.0)),
         ("settings.dtype", lambda m: m["settings"].update(dtype="float16")),
-        ("settings.limit", lambda m: m["settings"].update(limit=3)),
+        ("settings.limit", lambda m: m["settings"].update(limit=300)),
         ("environment.packages.torch", lambda m: m["environment"]["packages"].update(torch="1.0")),
     ],
 )
@@ -141,7 +141,10 @@ def test_another_manifest_is_refused_by_field(
     finish(plan)
     manifest = json.loads(plan.files.manifest.read_text())
     change(manifest)
-    plan.files.manifest.write_text(json.dumps(manifest))
+    Manifest(
+        **{k: v for k, v in manifest.items() if k not in ("digest", "settings")},
+        settings=Settings(**manifest["settings"]),
+    ).write(plan.files)
     before = plan.files.predictions.read_bytes()
     with pytest.raises(UsageError, match=field.replace(".", r"\.")):
         finish(noisy(tiny, tmp_path))
@@ -166,9 +169,11 @@ def test_another_protocol_scores_the_same_predictions(tiny: Any, tmp_path: Path)
     strict = tiny.plan("oracle", tmp_path)
     assert finish(strict)["metrics"]["ciou"] == 1.0
     before = strict.files.predictions.read_bytes()
-    lisa = finish(tiny.plan("oracle", tmp_path, protocol="lisa"))
+    assert finish(tiny.plan("oracle", tmp_path, protocol="lisa"))["protocol"] == "strict"  # the run's own stays
+    assert read_json(strict.files.summary)["metrics"]["ciou"] == 1.0  # type: ignore[index]
+    lisa = read_json(strict.files.other_summary("lisa"))
     assert lisa["protocol"] == "lisa"
-    assert lisa["metrics"]["ciou"] < 1.0
+    assert lisa["metrics"]["ciou"] < 1.0  # type: ignore[index]
     assert strict.files.predictions.read_bytes() == before
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from lens_bench.errors import DataError
 from lens_bench.report.leaderboard.measured import PER_BENCHMARK, Found, Run, flat_metrics
 from lens_bench.report.leaderboard.rows import Average
 from lens_bench.report.namesakes import system_of
 from lens_bench.report.published import PublishedRow
-from lens_bench.run.files import read_scores
+from lens_bench.run.results import read_results
 from lens_bench.scoring.protocols import get_protocol
 from lens_bench.scoring.ratios import ratios
 from lens_bench.scoring.stats import intervals
@@ -155,7 +156,8 @@ def _pooled(average: Average, runs: Sequence[Run]) -> Average:
     """Add the pooled cIoU: every expression of the eight splits in one pair of sums, images resampled."""
     protocol = get_protocol(average.protocol)
     try:
-        table = ScoreTable.of([score for run in runs for score in read_scores(run.files.scores)])
+        every = [read_results(r.files, r.manifest, r.other_protocol).scores for r in runs]
+        table = ScoreTable.of(chain.from_iterable(every))
     except DataError as error:
         return replace(average, notes=(*average.notes, f"no pooled cIoU: {error.message}"))
     ratio = ratios(table, protocol)["ciou"]

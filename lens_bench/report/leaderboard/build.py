@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from lens_bench.errors import DataError, UsageError
+from lens_bench.errors import UsageError
 from lens_bench.report.leaderboard.averages import EIGHT_CELLS, FAMILY, measured_averages, published_averages
 from lens_bench.report.leaderboard.measured import Found, collect, flat_metrics, rows_of
 from lens_bench.report.leaderboard.ranking import averages_in_order, in_order, rank
@@ -44,7 +44,18 @@ def build(
     found = collect(results) if "measured" in include else Found((), ())
     printed = read_published(published) if "published" in include else ()
     _check_known(suite, metric, found, printed)
-    rows, notes = _measured_rows(found, metric, results)
+    apart, several = found.distinctions, found.per_benchmark
+    rows = [
+        row
+        for run in found.runs
+        for row in rows_of(
+            run,
+            metric,
+            results,
+            distinct=apart.get(system_of(run.manifest), ""),
+            per_benchmark=run.manifest.model in several,
+        )
+    ]
     rows += [_published_row(p) for p in printed if p.metric == metric]
     averages = published_averages(printed, metric)
     if suite is None or suite in _FAMILY_SUITES:
@@ -56,26 +67,9 @@ def build(
         metric=metric,
         rows=tuple(in_order(rank(wanted, metric))),
         averages=tuple(averages_in_order(rank(averages, metric))),
-        notes=(*found.notes, *notes),
+        notes=found.notes,
+        damaged=found.damaged,
     )
-
-
-def _measured_rows(found: Found, metric: str, results: Path) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    notes: list[str] = []
-    apart, several = found.distinctions, found.per_benchmark
-    for run in found.runs:
-        try:
-            rows += rows_of(
-                run,
-                metric,
-                results,
-                distinct=apart.get(system_of(run.manifest), ""),
-                per_benchmark=run.manifest.model in several,
-            )
-        except DataError as error:
-            notes.append(f"left out {run.files.root.name}: {error.message}")
-    return rows, notes
 
 
 def _published_row(row: PublishedRow) -> Row:

@@ -7,22 +7,26 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from lens_bench.errors import DataError
 from lens_bench.perf.profile_file import PROFILE_NAME, Profile, profile_from_json
 from lens_bench.report.leaderboard.rows import Row, RowSpeed
 from lens_bench.report.namesakes import System, distinctions, system_of
-from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, find_runs, read_json
+from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_json
 from lens_bench.run.manifest import Manifest, read_manifest
+from lens_bench.run.results import other_protocols, read_results
 
 PER_BENCHMARK = "per-benchmark checkpoints"
-_COUNTS = ("n_samples", "n_images")
-_SCORE_AGAIN = "score the run again with `lens-bench score RUN_DIR`"
+_COUNTS = ("n_samples", "n_images", "ci95")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished or unfinished run with its summary, and with its profile where one was measured."""
+    """One finished or unfinished run under one protocol, and with its profile where one was measured.
+
+    ``summary`` was checked against the scores (``run.results``), which are not kept.
+    """
 
     files: RunFiles
     manifest: Manifest
@@ -31,8 +35,13 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """Under which the summary was computed; the manifest holds the one the run was started with."""
-        return _text(self.summary, "protocol", self.files)
+        """Under which the summary was computed."""
+        return str(self.summary["protocol"])
+
+    @property
+    def other_protocol(self) -> str | None:
+        """The protocol, where it is not the run's own."""
+        return None if self.protocol == self.manifest.protocol else self.protocol
 
     @property
     def variant(self) -> str:
@@ -43,10 +52,7 @@ class Run:
     @property
     def coverage(self) -> str:
         """How much of the split the run covers; empty for all of it."""
-        answered = self.summary.get("n_answered")
-        if not isinstance(answered, int):
-            raise DataError(f"{self.files.summary} has no n_answered", _SCORE_AGAIN)
-        return self.manifest.coverage(answered)
+        return str(self.summary["coverage"])
 
     @property
     def whole(self) -> bool:
@@ -56,10 +62,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The runs below a folder. ``notes`` name what was left out, and why."""
+    """The runs below a folder, once for each protocol that they are scored under.
+
+    Attributes:
+        notes: What was left out, and why.
+        damaged: The errors of runs whose files cannot be read or believed; the notes name them, too.
+    """
 
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
+    damaged: tuple[DataError, ...] = ()
 
     @property
     def repeated(self) -> frozenset[str]:
@@ -89,8 +101,10 @@ def collect(folder: Path) -> Found:
     """Read every run below ``folder``. A directory that cannot be read is left out and named in the notes."""
     runs: list[Run] = []
     notes: list[str] = []
+    damaged: list[DataError] = []
     shards: set[Path] = set()
     for files in find_runs(folder):
+        where = _relative(files.root, folder)
         try:
             manifest = read_manifest(files)
             if manifest.shard is not None:
@@ -98,16 +112,28 @@ def collect(folder: Path) -> Found:
                 if not target.manifest.is_file():
                     shards.add(target.root)
                 continue
-            run = _read(files, manifest)
-            profile, problem = _profile_of(run)
-            notes += [f"left out {_relative(files.root, folder)}/{PROFILE_NAME}: {problem}"] if problem else []
-            runs.append(replace(run, profile=profile))
+            profile, problem = _profile_of(files, manifest)
+            notes += [f"left out {where}/{PROFILE_NAME}: {problem}"] if problem else []
+            if not files.summary.exists() and not files.scores.exists():
+                notes.append(f"left out {where}: it is not finished and has no scores")
+                continue
         except DataError as error:
-            notes.append(f"left out {_relative(files.root, folder)}: {error.message}")
+            notes.append(f"left out {where}: {error.message}")
+            damaged.append(error)
+            continue
+        for protocol in (None, *other_protocols(files, manifest)):
+            try:
+                summary = read_results(files, manifest, protocol).summary
+                runs.append(Run(files, manifest, summary, profile))
+            except DataError as error:
+                under = f" under {protocol}" if protocol else ""
+                notes.append(f"left out {where}{under}: {error.message}")
+                damaged.append(error)
     notes += [f"left out {_relative(root, folder)}: its shards are not merged" for root in sorted(shards)]
     kept, repeated = _without_copies(runs)
-    notes += [f"left out {_relative(r.files.root, folder)}: an older copy of the same run" for r in repeated]
-    return Found(tuple(kept), tuple(notes))
+    copies = dict.fromkeys(_relative(r.files.root, folder) for r in repeated)
+    notes += [f"left out {where}: an older copy of the same run" for where in copies]
+    return Found(tuple(kept), tuple(notes), tuple(damaged))
 
 
 def rows_of(run: Run, metric: str, folder: Path, *, distinct: str = "", per_benchmark: bool = False) -> list[Row]:
@@ -119,22 +145,15 @@ def rows_of(run: Run, metric: str, folder: Path, *, distinct: str = "", per_benc
         folder: Paths are given relative to it.
         distinct: What sets the run apart from others of the same name.
         per_benchmark: The name has other weights on other splits.
-
-    Raises:
-        DataError: The summary is not as ``run/summary.py`` writes it.
     """
-    summary = run.summary
-    blocks = {"": {**_mapping(summary, "metrics", run.files), "n_samples": summary.get("n_samples")}}
-    intervals = {"": _mapping(summary, "ci95", run.files)}
-    for tag, block in _mapping(summary, "by_tag", run.files).items():
-        if not isinstance(block, dict):
-            raise DataError(f"{run.files.summary}: by_tag.{tag} is not an object")
-        blocks[tag], intervals[tag] = block, block.get("ci95") or {}
+    summary = cast("Mapping[str, Mapping[str, object]]", run.summary)
+    blocks = {"": {**summary["metrics"], "n_samples": summary["n_samples"], "ci95": summary["ci95"]}}
+    blocks |= cast("Mapping[str, dict[str, object]]", summary["by_tag"])
     found = []
     for subset, block in blocks.items():
         value = flat_metrics(block).get(metric)
         if value is not None:
-            row = _row(run, metric, subset, value, block, intervals[subset], folder)
+            row = _row(run, metric, subset, value, block, folder)
             found.append(replace(row, distinct=distinct, notes=(*row.notes, *((PER_BENCHMARK,) * per_benchmark))))
     return found
 
@@ -150,31 +169,17 @@ def flat_metrics(block: Mapping[str, object]) -> dict[str, float]:
     return flat
 
 
-def _read(files: RunFiles, manifest: Manifest) -> Run:
-    summary = read_json(files.summary)
-    if summary.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{files.summary} has schema version {summary.get('schema_version')}, not {SCHEMA_VERSION}")
-    for key in ("suite", "split", "model", "digest"):
-        expected = getattr(manifest, key)
-        if summary.get(key) != expected:
-            raise DataError(f"{files.summary} has {key} {summary.get(key)!r}, its manifest {expected!r}")
-    run = Run(files, manifest, summary)
-    _ = run.protocol, run.coverage  # raises where there is none
-    return run
-
-
 def _row(
     run: Run,
     metric: str,
     subset: str,
     value: float,
     block: Mapping[str, object],
-    intervals: Mapping[str, object],
     folder: Path,
 ) -> Row:
     manifest = run.manifest
-    interval = intervals.get(metric)
-    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    interval = cast("Mapping[str, tuple[float, float] | None]", block["ci95"]).get(metric)
+    low, high = interval or (None, None)
     samples = block.get("n_samples")
     return Row(
         kind="measured",
@@ -225,9 +230,9 @@ def speed_of(run: Run) -> RowSpeed | None:
     )
 
 
-def _profile_of(run: Run) -> tuple[Profile | None, str]:
+def _profile_of(files: RunFiles, manifest: Manifest) -> tuple[Profile | None, str]:
     """The profile of the same model, settings and content; or None, and why one that is there does not count."""
-    path = run.files.root / PROFILE_NAME
+    path = files.root / PROFILE_NAME
     if not path.is_file():
         return None, ""
     try:
@@ -235,8 +240,8 @@ def _profile_of(run: Run) -> tuple[Profile | None, str]:
     except DataError as error:
         return None, error.message
     for key in ("suite", "split", "model", "digest", "suite_hash", "weight_digest"):
-        if getattr(profile, key) != getattr(run.manifest, key):
-            return None, f"its {key} is {getattr(profile, key)!r}, that of the run {getattr(run.manifest, key)!r}"
+        if getattr(profile, key) != getattr(manifest, key):
+            return None, f"its {key} is {getattr(profile, key)!r}, that of the run {getattr(manifest, key)!r}"
     return (profile if profile.single_stream is not None or profile.offline is not None else None), ""
 
 
@@ -288,20 +293,6 @@ def _without_copies(runs: list[Run]) -> tuple[list[Run], list[Run]]:
 
 def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
-
-
-def _mapping(content: JsonObject, key: str, files: RunFiles) -> dict[str, object]:
-    value = content.get(key)
-    if not isinstance(value, dict):
-        raise DataError(f"{files.summary} has no {key}", "score the run again with `lens-bench score RUN_DIR`")
-    return value
-
-
-def _text(content: JsonObject, key: str, files: RunFiles) -> str:
-    value = content.get(key)
-    if not isinstance(value, str):
-        raise DataError(f"{files.summary} has no {key}", "score the run again with `lens-bench score RUN_DIR`")
-    return value
 
 
 def _number(value: object) -> float | None:

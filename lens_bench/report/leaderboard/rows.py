@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from lens_bench.errors import DataError
+
 Kind: TypeAlias = Literal["measured", "published"]
 KINDS: tuple[Kind, ...] = ("measured", "published")
 
@@ -160,9 +162,11 @@ class Leaderboard:
         rows: In the order of suites, splits, subsets; measured before published; best first.
         averages: Of the eight RefCOCO/+/g cells.
         notes: What was left out, and why.
+        damaged: The errors of damaged runs; the notes name them, too.
     """
 
     metric: str
     rows: tuple[Row, ...]
     averages: tuple[Average, ...]
     notes: tuple[str, ...] = field(default=())
+    damaged: tuple[DataError, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lens_bench.errors import UsageError
+from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Prediction
 from lens_bench.report.compare import Comparison, compare_runs
 from lens_bench.report.page.choose import Chosen, choose
@@ -23,6 +23,7 @@ from lens_bench.report.page.facts import (
 )
 from lens_bench.report.page.pictures import Album, make_album
 from lens_bench.report.page.plots import InlinePlot, inline_plots
+from lens_bench.report.page.protocols import other_protocol_rows
 from lens_bench.report.page.render import render
 from lens_bench.report.page.rows import Rows, collect_rows, rows_json
 from lens_bench.report.page.suite_view import SuiteView, open_suite
@@ -44,6 +45,7 @@ class PageOptions:
         max_text_bytes: The same for the models' texts, for each run.
         seed: Of the random samples.
         plots: Whether plots are drawn.
+        protocol: One that the runs are scored under; by default their own. The page has a row for each of the others.
     """
 
     data_root: Path | None = None
@@ -54,6 +56,7 @@ class PageOptions:
     max_text_bytes: int = 4_000_000
     seed: int = 0
     plots: bool = True
+    protocol: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,12 @@ class PageInfo:
     notes: tuple[str, ...]
 
 
-def report(paths: Sequence[Path], output: Path | None = None, options: PageOptions | None = None) -> list[PageInfo]:
+def report(
+    paths: Sequence[Path],
+    output: Path | None = None,
+    options: PageOptions | None = None,
+    left_out: list[DataError] | None = None,
+) -> list[PageInfo]:
     """Write the pages that RUN arguments ask for.
 
     One argument gives a page for every run at or below it; two give a page for every split that both were run on, the
@@ -84,16 +92,28 @@ def report(paths: Sequence[Path], output: Path | None = None, options: PageOptio
         output: The file, where there is one page; else a folder. By default each page lies in its run directory, as
             ``report.html`` or ``report-against-<other run>.html``.
         options: See ``PageOptions``.
+        left_out: Gets the errors of damaged runs where several pages are asked for.
 
     Raises:
         UsageError: A path is no run, the number of paths does not fit, or one file is named for several pages.
-        DataError: A run is damaged, or two were not made on the same ground truth.
+        DataError: No page can be written: a run is damaged, or two were not made on the same ground truth.
     """
-    groups = _groups(paths)
+    damaged: list[DataError] = []
+    groups = _groups(paths, damaged)
     if output is not None and output.suffix == ".html" and len(groups) > 1:
         raise UsageError(f"{output} is one file, {len(groups)} pages were asked for", "name a folder, or one run")
     chosen = options or PageOptions()
-    return [write_page(group, _target(group, output), chosen) for group in groups]
+    pages: list[PageInfo] = []
+    for group in groups:
+        try:
+            pages.append(write_page(group, _target(group, output), chosen))
+        except DataError as error:
+            damaged.append(error)
+    if damaged and (not pages or left_out is None):
+        raise damaged[0]
+    if left_out is not None:
+        left_out += damaged
+    return pages
 
 
 def write_page(runs: Sequence[RunFiles], path: Path, options: PageOptions) -> PageInfo:
@@ -103,7 +123,7 @@ def write_page(runs: Sequence[RunFiles], path: Path, options: PageOptions) -> Pa
         UsageError: Two runs are not of one split, or scored under different protocols.
         DataError: A run is damaged, or the two were not made on the same ground truth.
     """
-    loaded = [load_run(files) for files in runs]
+    loaded = [load_run(files, options.protocol) for files in runs]
     comparison = compare_runs(loaded[0], loaded[1]) if len(loaded) > 1 else None
     view = open_suite(loaded[0], options.data_root, options.suite)
     rows = collect_rows(loaded)
@@ -114,18 +134,21 @@ def write_page(runs: Sequence[RunFiles], path: Path, options: PageOptions) -> Pa
     notes = _notes(view, album, cut, comparison)
     expressions = {i: s.expression for i, s in view.samples.items()}
     plots = inline_plots(loaded, expressions) if options.plots else ()
-    text = render(_context(loaded, comparison, plots, notes), _data(loaded, table, lists, album))
+    protocols, unread = other_protocol_rows(loaded)
+    notes += unread
+    context = {**_context(loaded, comparison, plots, notes), "protocols": protocols}
+    text = render(context, _data(loaded, table, lists, album))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return PageInfo(path, len(rows.sample_ids), len(album.items), len(album.pictures), tuple(notes))
 
 
-def _groups(paths: Sequence[Path]) -> list[tuple[RunFiles, ...]]:
+def _groups(paths: Sequence[Path], left_out: list[DataError]) -> list[tuple[RunFiles, ...]]:
     if len(paths) == 1:
-        return [(files,) for files in runs_at(paths[0])]
+        return [(files,) for files in runs_at(paths[0], left_out)]
     if len(paths) != 2:
         raise UsageError(f"a page shows one run or compares two, {len(paths)} were given")
-    first, second = runs_by_split(paths[0]), runs_by_split(paths[1])
+    first, second = runs_by_split(paths[0], left_out), runs_by_split(paths[1], left_out)
     if len(first) == len(second) == 1:  # whatever is wrong with the pair is said by the comparison
         return [(*first.values(), *second.values())]
     shared = [(first[key], second[key]) for key in first if key in second]

@@ -28,7 +28,12 @@ def draw_all(runs: Sequence[RunFiles], folder: Path, expressions: Mapping[str, s
     return list(draw(runs, folder, expressions).paths)
 
 
-def draw(runs: Sequence[RunFiles], folder: Path, expressions: Mapping[str, str] | None = None) -> Drawing:
+def draw(
+    runs: Sequence[RunFiles],
+    folder: Path,
+    expressions: Mapping[str, str] | None = None,
+    protocol: str | None = None,
+) -> Drawing:
     """Draw every figure the runs have data for.
 
     Args:
@@ -36,12 +41,13 @@ def draw(runs: Sequence[RunFiles], folder: Path, expressions: Mapping[str, str] 
         folder: To write to; made where absent.
         expressions: Expression by sample id. A run directory does not hold them, so IoU against expression length is
             drawn only where they are given.
+        protocol: One that all runs are scored under; by default each run's own.
 
     Raises:
         UsageError: A directory is no run.
         DataError: A run's files are missing or damaged.
     """
-    groups = groups_of([load_run(files) for files in runs])
+    groups = groups_of([load_run(files, protocol) for files in runs])
     paths = draw_bars(groups, folder)
     if any(_boxes_alone(shown) for group in groups for shown in group.members):
         paths += draw_bars(groups, folder, "box_acc_0.5")

@@ -126,7 +126,7 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path) -> None:
             {"box_acc_0.5"},
         ),
         (spread_scores(), {"n_samples": 100, "speed": perf(comparable=False, stages_ms={})}, None),
-        ([replace(s, counted=False, iou=None) for s in spread_scores()], {}, set()),
+        ([replace(s, status="error") for s in spread_scores()], {"protocol": "visionreasoner"}, set()),
     ],
     ids=["one run", "no speed", "all zero", "one expression", "nothing", "boxes", "incomplete", "nothing counted"],
 )

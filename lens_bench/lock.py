@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+from lens_bench.atomic import naming_full_disk, sweep
 from lens_bench.errors import UsageError
 
 Kind: TypeAlias = type[BaseException] | None
@@ -26,6 +27,8 @@ def require_folder(path: Path) -> None:
 
 class FolderLock:
     """Exclusive hold on a folder, given back when the process ends, however it ends.
+
+    Temporary files that killed writers left in the folder are removed.
 
     Args:
         folder: What is held; named in the error.
@@ -48,9 +51,11 @@ class FolderLock:
             raise UsageError(
                 f"{folder} is in use by process {holder}", "wait for it, or give this one another --out"
             ) from None
+        sweep(file.parent)
         self._stream.truncate(0)
-        self._stream.write(f"{os.getpid()}\n")
-        self._stream.flush()
+        with naming_full_disk(file):
+            self._stream.write(f"{os.getpid()}\n")
+            self._stream.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -75,7 +75,17 @@ def test_gate_mistakes(cli: Any, runs: dict[str, Path], tmp_path: Path, more: li
 def test_leaderboard(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
     shown = cli("leaderboard", "--results", runs["out"], "--suite", "tiny")
     assert shown.returncode == 0, shown.stderr
-    assert "sees the ground truth" in shown.stdout
+    assert "oracle: sees the ground" in shown.stdout  # the column is folded
+    assert "(error_rate=0.6)" in shown.stdout
+    folder = runs["out"].parent
+    assert not list(folder.glob("leaderboard*"))  # a selection is shown, and replaces nothing
+    assert cli("leaderboard", "--results", runs["out"]).returncode == 0
+    whole = (folder / "leaderboard.csv").read_bytes()
+    for more in (["--suite", "tiny"], ["--metric", "giou"], ["--include", "measured"]):
+        assert cli("leaderboard", "--results", runs["out"], "--format", "csv", *more).returncode == 0
+    assert (folder / "leaderboard.csv").read_bytes() == whole
+    names = {p.name for p in folder.glob("leaderboard*")}
+    assert names == {"leaderboard.csv", *(f"leaderboard-{n}.csv" for n in ("tiny", "giou", "measured"))}
     with (runs["out"].parent / "leaderboard.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["suite"] == "tiny"]
     assert {row["model"] for row in rows} >= {"noisy-oracle", "full"}

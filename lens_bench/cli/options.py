@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,6 +104,9 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
         except OSError as error:
             if debug.on:
                 raise
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                what = f" to write {error.filename}" if error.filename else ""
+                _fail(RunError(f"no space left{what}", "make room on that disk, then give the same command again"))
             place = f" {error.filename}" if error.filename else ""
             _fail(RunError(f"the system refused{place}: {error.strerror or error}", "--debug shows where"))
         except KeyboardInterrupt:

@@ -69,10 +69,13 @@ def leaderboard(
     suite: Annotated[str | None, typer.Option("--suite", "-s", help="Only this suite.")] = None,
     metric: Annotated[str, typer.Option(help="ciou, giou, precision_0.5, box_acc_0.5, ...")] = "ciou",
     include: Annotated[str, typer.Option(help="published, measured or both.")] = "published,measured",
-    kind: Annotated[str, typer.Option("--format", help="table, csv, md or html. The CSV is always written.")] = "table",
+    kind: Annotated[
+        str, typer.Option("--format", help="table, csv, md or html; the whole board is also kept as CSV.")
+    ] = "table",
     results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("results/runs"),
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; default: leaderboard.* beside the runs.")
+        Path | None,
+        typer.Option("-o", "--output", help="File to write; default: leaderboard[-SELECTION].* beside the runs."),
     ] = None,
 ) -> None:
     """Rank measured runs, with intervals and speed, beside published numbers with their sources."""

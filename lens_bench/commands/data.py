@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from lens_bench import console
+from lens_bench.atomic import naming_full_disk
 from lens_bench.cards import SuiteCard
 from lens_bench.console import note, out
 from lens_bench.data.split import known_root, open_split, require_root, split_card
@@ -124,7 +125,7 @@ def is_made(suite: SuiteCard, split: str, root: Path) -> bool:
 def _make(suite: SuiteCard, split: str, root: Path, workers: int) -> Path:
     from lens_bench.data import shapes
 
-    with counting(f"generating {suite.name} {split}") as progress:
+    with naming_full_disk(root / suite.name), counting(f"generating {suite.name} {split}") as progress:
         return shapes.make(suite.name, split, root, workers=workers, progress=progress)
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from lens_bench.atomic import write_text
 from lens_bench.console import note, out, refuse_damaged
 from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import waiting
 from lens_bench.registry import home, suggest
-from lens_bench.run.files import RunFiles, write_text
+from lens_bench.run.files import RunFiles
+
+if TYPE_CHECKING:
+    from lens_bench.report.leaderboard import Leaderboard
 
 FORMATS = ("table", "csv", "md", "html")
 
@@ -20,7 +26,11 @@ FORMATS = ("table", "csv", "md", "html")
 def leaderboard(
     results: Path, *, suite: str | None, metric: str, include: Sequence[str], kind: str, output: Path | None
 ) -> None:
-    """Write ``leaderboard.csv`` beside the runs' folder, and show the board or write it in another format too."""
+    """Show the board or write it; the whole board is also kept as ``leaderboard.csv`` beside the runs' folder.
+
+    A selection (a suite, another metric, one kind of row) never replaces the files of the whole board: its own files
+    have the selection in their names.
+    """
     from lens_bench.report.leaderboard import build, rich_table, write_csv, write_html, write_markdown
 
     if kind not in FORMATS:
@@ -29,20 +39,29 @@ def leaderboard(
         note(f"there is no folder {results}, so nothing measured is shown; --results names it")
     board = build(results, home("results") / "published.csv", suite, metric, frozenset(include))
     folder = results.parent if results.name == "runs" else results
-    csv = output if output and kind in ("csv", "table") else folder / "leaderboard.csv"
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(board, csv)
-    written = [csv]
-    if kind in ("md", "html"):
-        path = output or folder / f"leaderboard.{kind}"
+    chosen = _selection(suite, metric, include)
+    name = "-".join(["leaderboard", *chosen])
+    written: dict[Path, Callable[[Leaderboard, Path], None]] = {}
+    if not chosen and not (output and kind in ("csv", "table")):
+        written[folder / "leaderboard.csv"] = write_csv
+    if kind != "table" or output:
+        writer = {"md": write_markdown, "html": write_html}.get(kind, write_csv)
+        written[output or folder / f"{name}.{kind}"] = writer
+    for path, write in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        (write_markdown if kind == "md" else write_html)(board, path)
-        written.append(path)
+        write(board, path)
     if kind == "table":
         out.print(rich_table(board))
     for path in written:
         out.print(Text(str(path), style="dim"), soft_wrap=True)
     refuse_damaged(board.damaged)
+
+
+def _selection(suite: str | None, metric: str, include: Sequence[str]) -> list[str]:
+    """What a board leaves out, as parts of a file name; empty for the whole board."""
+    kinds = [] if set(include) == {"measured", "published"} else list(include)
+    chosen = [part for part in (suite or "", "" if metric == "ciou" else metric, *kinds) if part]
+    return [re.sub(r"[^A-Za-z0-9.+_-]+", "-", part) for part in chosen]
 
 
 def compare(a: Path, b: Path, *, protocol: str | None, repeats: bool, markdown: Path | None, as_json: bool) -> None:

@@ -15,11 +15,12 @@ from typing import Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score, Status
 from lens_bench.report.gate_speed import SpeedFigures, check_tolerances
 from lens_bench.report.runset import ScoredRun
-from lens_bench.run.files import JsonObject, read_json, write_text
+from lens_bench.run.files import JsonObject, read_json
 from lens_bench.scoring.metrics import Metrics, same_figures, summarise
 from lens_bench.scoring.protocols import get_protocol
 from lens_bench.scoring.ratios import ratios

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.masks import rle_from_json
 from lens_bench.parsing import parse_json
@@ -116,16 +116,6 @@ def _may_be_ours(path: Path) -> bool:
 # ---------------------------------------------------------------------------------------------- whole files
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: a reader sees the old content or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write an indented JSON file atomically. NaN and infinities are refused: they are not JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -147,7 +137,7 @@ def read_json(path: Path) -> JsonObject:
     return parse_object(read_file(path), str(path))
 
 
-def parse_object(raw: bytes, what: str) -> JsonObject:
+def parse_object(raw: bytes, what: str, hint: str = "") -> JsonObject:
     """Parse a JSON object. NaN and infinities are refused, as ``write_json`` refuses them.
 
     Raises:
@@ -156,9 +146,9 @@ def parse_object(raw: bytes, what: str) -> JsonObject:
     try:
         content = parse_json(raw.decode("utf-8"), nan=False)
     except ValueError as error:
-        raise DataError(f"{what} is not valid JSON: {error}") from None
+        raise DataError(f"{what} is not valid JSON: {error}", hint) from None
     if not isinstance(content, dict):
-        raise DataError(f"{what} is not a JSON object")
+        raise DataError(f"{what} is not a JSON object", hint)
     return content
 
 
@@ -197,8 +187,12 @@ def read_scores(path: Path, sha256: str) -> list[Score]:
     return scores
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:
-    """The JSON objects of a JSONL file with their line numbers. Raises ``DataError`` naming a malformed line."""
+def read_lines(path: Path, hint: str = "") -> Iterator[tuple[int, JsonObject]]:
+    """The JSON objects of a JSONL file with their line numbers.
+
+    Raises:
+        DataError: A line is malformed; the message names it, the hint is the given one.
+    """
     try:
         stream = path.open("rb")
     except FileNotFoundError:
@@ -207,7 +201,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, JsonObject]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     with stream:
         for number, line in enumerate(stream, start=1):
-            yield number, parse_object(line, f"{path}, line {number}")
+            yield number, parse_object(line, f"{path}, line {number}", hint)
 
 
 # ---------------------------------------------------------------------------------------------- predictions

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from lens_bench.atomic import naming_full_disk
 from lens_bench.errors import DataError
 from lens_bench.lock import FolderLock, Kind
 from lens_bench.records import Prediction
 from lens_bench.run.files import RunFiles, prediction_from_json, prediction_to_line, read_lines
 
 _SYNC_EVERY = 64  # lines between two fsyncs: a power cut may cost these, a killed process costs none
+_MEND = "delete the line and give the same command again: it asks the expression again; --fresh starts from nothing"
 _TOGETHER = 64  # answers of an earlier session that are scored at once
 
 
@@ -43,22 +46,27 @@ class Journal:
 
     def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._stream is not None:
-            os.fsync(self._stream.fileno())
-            self._stream.close()
+            with closing(self._stream), naming_full_disk(self._path):
+                os.fsync(self._stream.fileno())
             self._stream = None
 
     def append(self, predictions: Iterable[Prediction]) -> None:
-        """Write predictions; on return a killed process loses none of them."""
+        """Write predictions; on return a killed process loses none of them.
+
+        Raises:
+            RunError: There is no room; what was half written is cut off when the run is continued.
+        """
         if self._stream is None:
             raise ValueError("the journal is not open")
         lines = [prediction_to_line(p) for p in predictions]
         data = memoryview(b"".join(lines))
-        while data:
-            data = data[self._stream.write(data) :]
-        self._unsynced += len(lines)
-        if self._unsynced >= _SYNC_EVERY:
-            os.fsync(self._stream.fileno())
-            self._unsynced = 0
+        with naming_full_disk(self._path):
+            while data:
+                data = data[self._stream.write(data) :]
+            self._unsynced += len(lines)
+            if self._unsynced >= _SYNC_EVERY:
+                os.fsync(self._stream.fileno())
+                self._unsynced = 0
 
 
 def repair(path: Path) -> int:
@@ -81,17 +89,20 @@ def read(path: Path, *, without_errors: bool = False) -> Iterator[Prediction]:
         without_errors: Leave out those with status ``error``, so that they are done again.
 
     Raises:
-        DataError: A line in the middle is damaged; the message names it.
+        DataError: A line in the middle is damaged; the message names it, the hint how to go on.
     """
     if not path.exists():
         return
     last: dict[str, int] = {}
-    for number, content in read_lines(path):
+    for number, content in read_lines(path, _MEND):
         last[str(content.get("sample_id"))] = number
     for number, content in read_lines(path):
         if last[str(content.get("sample_id"))] != number:
             continue
-        prediction = prediction_from_json(content, f"{path.name}, line {number}")
+        try:
+            prediction = prediction_from_json(content, f"{path}, line {number}")
+        except DataError as error:
+            raise DataError(error.message, error.hint or _MEND) from None
         if not (without_errors and prediction.status == "error"):
             yield prediction
 
@@ -106,7 +117,7 @@ def read_asked(path: Path, asked: Collection[str], *, without_errors: bool = Fal
     while batch := list(islice(rest, _TOGETHER)):
         for prediction in batch:
             if prediction.sample_id not in asked:
-                raise DataError(f"{path} holds {prediction.sample_id}, which this run does not ask")
+                raise DataError(f"{path} holds {prediction.sample_id}, which this run does not ask", _MEND)
         yield batch
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score
-from lens_bench.run.files import JsonObject, RunFiles, find_runs, write_text
+from lens_bench.run.files import JsonObject, RunFiles, find_runs
 from lens_bench.run.journal import Journal, Lock, read, repair
 from lens_bench.run.manifest import Manifest, check_same, read_manifest
 from lens_bench.run.results import other_protocols, read_results, write_results

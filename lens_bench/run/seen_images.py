@@ -11,16 +11,19 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from lens_bench.atomic import naming_full_disk
 from lens_bench.errors import DataError
 from lens_bench.lock import Kind
 from lens_bench.records import EncodedImage, ImageSource
 from lens_bench.run.files import read_lines
 from lens_bench.run.journal import repair
 
+_MEND = "delete the line and give the same command again; --fresh starts the run from nothing"
 _THREADS = 8  # reading the ends of files is waiting, mostly
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -44,7 +47,7 @@ class SeenImages:
         self._stream: BinaryIO | None = None
         repair(path)
         if path.exists():
-            lines = ((str(c.get("image_id")), str(c.get("fingerprint"))) for _, c in read_lines(path))
+            lines = ((str(c.get("image_id")), str(c.get("fingerprint"))) for _, c in read_lines(path, _MEND))
             self._known = {image: mark for image, mark in lines if image in answered}
 
     def __enter__(self) -> SeenImages:
@@ -54,8 +57,8 @@ class SeenImages:
     def __exit__(self, kind: Kind, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the file."""
         if self._stream is not None:
-            os.fsync(self._stream.fileno())
-            self._stream.close()
+            with closing(self._stream), naming_full_disk(self._path):
+                os.fsync(self._stream.fileno())
 
     def check(self) -> None:
         """Compare the images that the run has answers about with what is there now. Nothing is decoded.
@@ -83,11 +86,12 @@ class SeenImages:
             raise _changed(name, 0)
         if image_id in self._answered:
             return
-        if self._stream is None:
-            self._stream = self._path.open("ab", buffering=0)
         line = memoryview(_ENCODE({"image_id": image_id, "fingerprint": fingerprint}).encode() + b"\n")
-        while line:
-            line = line[self._stream.write(line) :]
+        with naming_full_disk(self._path):
+            if self._stream is None:
+                self._stream = self._path.open("ab", buffering=0)
+            while line:
+                line = line[self._stream.write(line) :]
 
 
 def _changed(name: str, more: int) -> DataError:

@@ -19,6 +19,7 @@ from typing import Final
 
 import cv2
 
+from lens_bench.atomic import held, sweep
 from lens_bench.data.shapes import multi, reason
 from lens_bench.data.shapes.image_file import file_digest
 from lens_bench.data.shapes.picture import Key, Picture, make_picture
@@ -99,7 +100,8 @@ def make(
     recipe = RECIPES[suite][split]
     recipe = recipe if images is None else replace(recipe, images=images)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=target.parent) as name:
+    sweep(target.parent, f".{split}-*")
+    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=target.parent) as name, held(Path(name)):
         folder = Path(name) / split
         maker = _maker(suite)
         drawn = folder / maker.images

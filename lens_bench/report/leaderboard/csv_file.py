@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.report.leaderboard.averages import FAMILY, MEAN8
 from lens_bench.report.leaderboard.rows import Average, Leaderboard, Row
-from lens_bench.run.files import write_text
 
 COLUMNS = (
     "kind",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lens_bench.atomic import write_text
 from lens_bench.report.figures import title
 from lens_bench.report.leaderboard import wording
 from lens_bench.report.leaderboard.rows import Average, Leaderboard, Row
-from lens_bench.run.files import write_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.report.figures import title
 from lens_bench.report.leaderboard import wording
 from lens_bench.report.leaderboard.rows import Leaderboard
-from lens_bench.run.files import write_text
 
 # What Markdown or the HTML it lets through would take for markup.
 _ESCAPED = str.maketrans(

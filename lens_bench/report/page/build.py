@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Prediction
 from lens_bench.report.compare import Comparison, compare_runs
@@ -28,7 +29,7 @@ from lens_bench.report.page.render import render
 from lens_bench.report.page.rows import Rows, collect_rows, rows_json
 from lens_bench.report.page.suite_view import SuiteView, open_suite
 from lens_bench.report.runset import ScoredRun, load_run, runs_at, runs_by_split
-from lens_bench.run.files import JsonObject, RunFiles, write_text
+from lens_bench.run.files import JsonObject, RunFiles
 from lens_bench.run.journal import read
 
 

@@ -207,14 +207,19 @@ def _model_files(problems: list[LensBenchError]) -> Iterator[Path]:
 
 
 def _suite_files(problems: list[LensBenchError]) -> Iterator[Path]:
-    yield from sorted(home("suites").glob("*.yaml"))
+    yield from _visible(home("suites").glob("*.yaml"))
     yield from _plugin_files(SUITES_GROUP, ("*.yaml",), problems)
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """Paths sorted, without hidden files such as the ``._*`` that macOS leaves."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def _plugin_files(group: str, patterns: tuple[str, ...], problems: list[LensBenchError]) -> Iterator[Path]:
     """The cards of installed packages: those that the first pattern which fits any finds in a package's folder."""
     for folder in _plugin_folders(group, problems):
-        found = next((files for p in patterns if (files := sorted(folder.glob(p)))), [])
+        found = next((files for p in patterns if (files := _visible(folder.glob(p)))), [])
         if not found:
             problems.append(UsageError(f"{folder}, an entry point of group {group}, holds no {patterns[0]}"))
         yield from found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lens_bench import registry
 from lens_bench.cards import ModelCard
 from lens_bench.errors import UsageError
 from lens_bench.records import ArgValue, ModelOptions
@@ -470,3 +471,9 @@ def test_looking_things_up_imports_nothing_heavy(installed: Path) -> None:
         """,
     )
     assert found == {"heavy": [], "adapters": []}
+
+
+def test_what_macos_leaves_beside_a_card_is_no_card(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "._mine.yaml").write_bytes(b"\x00\x05\x16\x07")
+    assert [path.name for path in registry._visible(tmp_path.glob("*.yaml"))] == ["mine.yaml"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from lens_bench.data.images import ImageFile, image_size
 from lens_bench.data.jsonio import Record, as_list, as_record, clean_text, get_list, get_name, get_str, load_json
 from lens_bench.data.mask_files import MaskFile, threshold_of
-from lens_bench.data.paths import image_file, listed
+from lens_bench.data.paths import image_file, join, listed
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Sample
@@ -48,7 +48,7 @@ def annotation_file(folder: Path, split: str) -> Path:
 
 def _samples(source: Source, record: Record, image: ImageFile, where: str) -> Iterator[Sample]:
     segment = get_name(record, "segment_id", where)
-    mask = MaskFile(source.file("masks") / f"{segment}.png", threshold_of(source))
+    mask = MaskFile(join(source.file("masks"), f"{segment}.png"), threshold_of(source))
     truth = GroundTruth(size=image_size(mask.path, exif=False), parts=(mask,))
     for index, entry in enumerate(get_list(record, "sentences", where)):
         sentence = as_record(entry, f"a sentence of {where}")

@@ -187,3 +187,13 @@ def test_rrsis_d_is_refer_with_lists_of_run_lengths(tiny: Any) -> None:
     assert sample.id == "rrsis-d/unc/test/ref1/sent10"
     assert sample.image.exists()
     np.testing.assert_array_equal(decode(merge_truth(sample.truth)[0]), mask)
+
+
+def test_refcocom_passes_by_what_macos_leaves_and_stays_in_its_folder(tiny: Any) -> None:
+    _refcocom(tiny)
+    (tiny.root / "refer_seg/RefCOCOm/annotations/._testA.json").write_bytes(b"\x00\x05\x16\x07")
+    assert len(_open(tiny, "refcocom", "testA").samples) > 0
+    path = tiny.root / "refer_seg/RefCOCOm/annotations/testA.json"
+    path.write_text(path.read_text().replace("31", '"' + "x" * 3000 + '"'))
+    with pytest.raises(DataError, match="no file can have the name"):
+        _open(tiny, "refcocom", "testA")

@@ -48,7 +48,10 @@ class SupportsDigest(Protocol):
     """A segmenter with weights. Without this, the identity of a model is the source of its folder."""
 
     def weight_digest(self) -> str:
-        """A hexadecimal digest that changes when the weights change. Called before ``load``; should take seconds.
+        """A hexadecimal digest of everything in the checkpoint that can change an answer, not of the weights alone.
+
+        Called before ``load``; should take seconds. ``lens_bench.checkpoint_files.digest`` covers a folder in
+        transformers' format or a weight file.
 
         Raises:
             CheckpointError: The weights are not where the card or the arguments say.

@@ -191,7 +191,7 @@ class Sam3:
         everything = self._processor.post_process_semantic_segmentation(  # type: ignore[no-untyped-call]
             out, threshold=_MASK_THRESHOLD, target_sizes=list(sizes)
         )
-        parts = (out.pred_logits, out.pred_masks, out.semantic_seg, out.presence_logits)
+        parts = (out.pred_logits, out.pred_boxes, out.pred_masks, out.semantic_seg, out.presence_logits)
         finite = torch.stack([finite_rows(part) for part in parts if part is not None]).all(dim=0).tolist()
         return [
             Found(_sorted(found, size), masks.encode(np.asarray(semantic.cpu(), dtype=np.uint8)), sound)

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from lens_bench import masks
 from lens_bench.errors import CheckpointError, DataError, UsageError
+from lens_bench.finite import MASK_SCORES, TOKEN_SCORES
 from lens_bench.records import ImageTask, Query
 from lens_bench.registry import catalogue, find_model
 from lens_bench.report.published import read_published
@@ -190,3 +193,32 @@ def test_the_wrong_tower_ends_the_command_with_5(
     done = cli("run", *where, "--model", "lisa-7b", *weights, "--limit", 2, "--device", "cpu")
     assert done.returncode == 5, done.stdout + done.stderr
     assert "336 px" in done.stderr and "openai/clip-vit-large-patch14" in done.stderr
+
+
+def test_numbers_that_are_none_are_errors_of_their_answers(
+    llava: Llava, lisa_folders: Folders, pictures: Pictures
+) -> None:
+    tasks = pictures(["dog", "a ~ cat", "bird"], is_sentence=False)
+    for mode, why in (("teacher-forced", MASK_SCORES), ("generated", TOKEN_SCORES)):
+        model = llava("lisa-7b", lisa_folders, mode=mode, max_new_tokens=4)
+        model.load()
+        before = model.segment(tasks)
+        inner = model._engine.model  # type: ignore[attr-defined]
+        tilde = set(model._tokenizer.encode("a ~ cat"))  # type: ignore[attr-defined]
+        tilde -= set(model._tokenizer.encode("a cat"))  # type: ignore[attr-defined]
+
+        def hook(module: object, args: tuple[Tensor, ...], out: Tensor, tilde: set[int] = tilde) -> Tensor:
+            held = torch.isin(args[0], torch.tensor(sorted(tilde)))
+            return out.masked_fill(held.unsqueeze(-1), float("nan"))
+
+        handle = inner.embedding.register_forward_hook(hook)
+        after = model.segment(tasks)
+        assert after[1].status == "error" and after[1].error == why
+        assert [(after[n].status, after[n].mask) for n in (0, 2)] == [
+            (before[n].status, before[n].mask) for n in (0, 2)
+        ]
+        handle.remove()
+        with torch.no_grad():
+            next(inner.sam.mask_decoder.parameters()).fill_(float("nan"))
+        drawn = [p for p in model.segment(tasks) if p.status != "no_mask"]
+        assert {p.error for p in drawn} <= {MASK_SCORES} and (drawn or mode == "generated")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from lens_bench.checkpoint_files import digest
 from lens_bench.errors import CheckpointError
+from lens_bench.lens.config import sam_preset
+from lens_bench.lens.hf import Sam2Config
+from lens_bench.lens.layouts import SAM2_META, own_shapes, slots
+from lens_bench.lens.sam import SamPart
 from lens_bench.lens.tiny import tiny_sam
 from lens_bench.masks import area, decode
 from lens_bench.records import Pixels
@@ -194,3 +199,39 @@ def test_the_digest_follows_the_weights(folder: Path, tmp_path: Path) -> None:
 def test_an_image_is_named_by_its_own_size(folder: Path) -> None:
     (encoded,) = Sam2.load(folder).encode([picture(64, 96)])
     assert isinstance(encoded, Encoded) and encoded.original == (64, 96)
+
+
+def test_numbers_that_are_none_are_told_of_the_mask_that_holds_them(folder: Path) -> None:
+    sam = Sam2.load(folder)
+    good, bad = sam.encode([picture(64, 96), picture(64, 96, 1)])
+    broken = replace(bad, features=replace(bad.features, image=bad.features.image * float("nan")))
+    prompt = PROMPTS[0]
+    found = sam.masks([(good, prompt), (broken, prompt), (good, PROMPTS[3])])
+    assert [mask.finite for mask in found] == [True, False, True]
+    assert found[0] == sam.masks([(good, prompt)])[0] and sam.masks([]) == []
+
+
+def test_a_cache_that_holds_metas_file_alone_is_read(folder: Path, tmp_path: Path) -> None:
+    """What the SAM 2 package downloads is ``sam2_hiera_large.pt`` beside its YAML, without ``config.json``."""
+    state = tmp_path / "snapshot" / "sam2_hiera_tiny.pt"
+    state.parent.mkdir()
+    part = SamPart(Sam2Config(**json.loads(json.dumps(sam_preset("sam2_hiera_t")))))
+    tensors = {f"sam.{name}": t for name, t in part.state_dict().items()}
+    theirs: dict[str, torch.Tensor] = {}
+    for slot in slots(SAM2_META, own_shapes(part, "sam.")):
+        if (key := SAM2_META.to_theirs(slot)) is not None:
+            tensor = tensors[slot.name]
+            theirs[key] = tensor if slot.row is None else tensor[slot.row : slot.row + 1]
+    torch.save({"model": theirs}, state)
+    (state.parent / "sam2_hiera_t.yaml").write_text("model: {}\n")
+    assert (
+        Sam2.load(state.parent).parameters
+        == Sam2.load(state).parameters
+        == sum(p.numel() for p in part.sam2.parameters())
+    )
+    before = digest(state.parent)
+    torch.save({"model": theirs | {"extra": torch.zeros(1)}}, state)
+    assert digest(state.parent) != before
+    (state.parent / "sam2.1_hiera_tiny.pt").write_bytes(state.read_bytes())
+    with pytest.raises(CheckpointError, match=r"2 \.pt files: sam2\.1_hiera_tiny\.pt, sam2_hiera_tiny\.pt"):
+        Sam2.load(state.parent)

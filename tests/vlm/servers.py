@@ -47,6 +47,7 @@ class FakeServer:
         requests: Bodies of all completions asked for.
         headers: Headers of all requests.
         busiest: Most requests under way at once.
+        told: What it says of each model that it lists, beside the name.
     """
 
     answer: Answer
@@ -57,6 +58,7 @@ class FakeServer:
     headers: list[dict[str, str]] = field(default_factory=list)
     attempts: Counter[str] = field(default_factory=Counter)
     busiest: int = 0
+    told: dict[str, object] = field(default_factory=dict)
     url: str = ""
     redirect: str = ""
     _busy: int = 0
@@ -102,7 +104,7 @@ def _handler(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
                 return self.reply(404, b"not found")
             if fake.fault({"messages": [{"content": "GET"}]}) == "401":
                 return self.reply(401, b"who are you")
-            self.reply(200, json.dumps({"data": [{"id": name} for name in fake.served]}).encode())
+            self.reply(200, json.dumps({"data": [{"id": name, **fake.told} for name in fake.served]}).encode())
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

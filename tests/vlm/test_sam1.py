@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,11 @@ def test_files_and_prompts_that_do_not_fit(file: Path, tmp_path: Path) -> None:
     (encoded,) = ours.encode([np.zeros((40, 60, 3), dtype=np.uint8)])
     with pytest.raises(UsageError, match="boxes alone"):
         ours.masks([(encoded, SamPrompt((1.0, 1.0, 9.0, 9.0), ((3.0, 3.0),)))])
+
+
+def test_numbers_that_are_none_are_told(file: Path) -> None:
+    ours = Sam1.load(file)
+    good, bad = ours.encode([np.zeros((40, 60, 3), dtype=np.uint8), np.full((40, 60, 3), 9, dtype=np.uint8)])
+    broken = replace(bad, features=bad.features * float("nan"))
+    prompt = SamPrompt((1.0, 1.0, 9.0, 9.0))
+    assert [mask.finite for mask in ours.masks([(good, prompt), (broken, prompt)])] == [True, False]

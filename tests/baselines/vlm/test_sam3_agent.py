@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lens_bench import masks
 from lens_bench.errors import UsageError
+from lens_bench.finite import MASK_SCORES
 from lens_bench.masks import box_of, decode, encode
 from lens_bench.records import ModelOptions, Pixels, Rle, Tokens
 from lens_bench.registry import find_model, import_file, make_segmenter, resolve_args
@@ -383,3 +384,13 @@ def test_pictures_are_sized_once() -> None:
     show = part("show").Show(Sizing(square=28))
     image: Pixels = np.zeros((10, 20, 3), dtype=np.uint8)
     assert show(image) is show(image) and show(image).size == (28, 28) and show(image.copy()) is not show(image)
+
+
+def test_masks_whose_numbers_are_none_are_an_error() -> None:
+    agent = part("agent")
+    steps = agent.Agent("the black dog", IMAGE, part("show").Show(Sizing(factor=4, min_pixels=16)), agent.Rules()).run()
+    next(steps)
+    steps.send([Reply(SEGMENT)])
+    with pytest.raises(StopIteration) as end:
+        steps.send(part("concepts").Found((), rectangle(0, 0, 1, 1), finite=False))
+    assert end.value.value.error == MASK_SCORES and not end.value.value.masks

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from lens_bench import masks
 from lens_bench.errors import CheckpointError
-from lens_bench.records import ModelOptions, Pixels
+from lens_bench.finite import MASK_SCORES
+from lens_bench.records import ImageTask, ModelOptions, Pixels, Query
 from lens_bench.registry import find_model, import_file, make_segmenter, resolve_args
 
 from .tiny_sam3 import save_tiny_sam3
@@ -149,3 +150,34 @@ def test_checkpoints_that_do_not_fit(
     with pytest.raises(CheckpointError) as caught:
         make_segmenter(card, options).load()
     assert "hf download facebook/sam3" in caught.value.hint
+
+
+@pytest.mark.parametrize("part", ["detr_decoder.box_head.", "mask_decoder.", "vision_encoder."])
+def test_numbers_that_are_none_are_errors(part: str, shapes: Path, sam3_folder: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(sam3_folder, tmp_path / "sam3"))
+    tensors = load_file(broken / "model.safetensors")
+    name = next(name for name in sorted(tensors) if part in name and tensors[name].ndim > 1)
+    save_file(tensors | {name: tensors[name] * float("nan")}, broken / "model.safetensors", {"format": "pt"})
+    ran = run("sam3-text", shapes, tmp_path / "out", {"sam": broken, "threshold": LOW}, limit=4)
+    assert set(ran.statuses) == {"error"} and {p["error"] for p in ran.predictions} == {MASK_SCORES}
+
+
+def test_a_special_token_in_a_phrase_costs_its_own_answer_alone(sam3_folder: Path, images: list[Pixels]) -> None:
+    card = find_model("sam3-text")
+    args = resolve_args(card, {"sam": str(sam3_folder), "threshold": str(LOW)})
+    model = make_segmenter(card, ModelOptions(card.name, str(card.folder), args))
+    model.load()
+    (token, *_) = sorted(model.sam._processor.tokenizer.all_special_tokens)  # type: ignore[attr-defined]
+    queries = tuple(Query(f"s{n}", text) for n, text in enumerate(["dog", f"a {token} b", "cat"]))
+    height, width = images[0].shape[:2]
+    found = model.segment([ImageTask("i", (height, width), queries, images[0])])
+    assert [p.status == "error" for p in found] == [False, True, False] and token in str(found[1].error)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_beside_the_weights_is_refused(name: str, concepts: ModuleType, sam3_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sam3_folder, tmp_path / "copy"))
+    content = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps({**content, "auto_map": {"AutoConfig": "code.Own"}}))
+    with pytest.raises(CheckpointError, match=name):
+        concepts.Sam3.load(copy, "cpu", torch.float32, LOW)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.finite import MASK_SCORES
 from lens_bench.masks import decode, rle_from_json
 from lens_bench.records import ModelOptions
 from lens_bench.registry import find_model, make_segmenter, resolve_args
@@ -211,3 +214,26 @@ def test_the_first_sam_can_paint(server: FakeServer, shapes: Path, sam2_folder: 
         run("openai-compatible+sam2", shapes, tmp_path / "out", {**args, "sam": ""})
     with pytest.raises(CheckpointError, match="not a SAM 2 checkpoint"):
         run("openai-compatible+sam2", shapes, tmp_path / "out", {**args, "painter": "sam2"})
+
+
+def test_a_sam_2_whose_numbers_are_none_makes_errors(
+    server: FakeServer, shapes: Path, sam2_folder: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(sam2_folder, tmp_path / "sam2"))
+    tensors = load_file(broken / "model.safetensors")
+    name = next(name for name in sorted(tensors) if name.startswith("mask_decoder.") and tensors[name].ndim > 1)
+    save_file(tensors | {name: tensors[name] * float("nan")}, broken / "model.safetensors", {"format": "pt"})
+    ran = run("openai-compatible+sam2", shapes, tmp_path / "out", endpoint_args(server, broken), limit=4)
+    assert set(ran.statuses) == {"error"} and {p["error"] for p in ran.predictions} == {MASK_SCORES}
+    assert MASK_SCORES == "non-finite values in the mask scores; try --dtype bfloat16 or float32"
+
+
+def test_what_a_server_tells_of_its_model_is_part_of_the_identity(
+    server: FakeServer, shapes: Path, sam2_folder: Path, tmp_path: Path
+) -> None:
+    folders = []
+    for told in ({}, {"root": "/models/a", "created": 1}, {"root": "/models/a", "created": 2}, {"root": "/models/b"}):
+        server.told = dict(told)
+        args = endpoint_args(server, sam2_folder)
+        folders.append(run("openai-compatible+sam2", shapes, tmp_path, args, limit=1).folder)
+    assert folders[1] == folders[2] and len(set(folders)) == 3

@@ -61,13 +61,16 @@ def run(
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same settings.")] = False,
     allow_partial: AllowPartial = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what is missing; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, its cost and all that is in the way.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a model over a suite: predictions, scores, speed. The same command again continues where it stopped."""
     from lens_bench.commands import run as work
     from lens_bench.commands.data import data_root as root_of
+    from lens_bench.data.split import known_root
     from lens_bench.run.options import arguments, batch, error_limit, protocols, shard_number
     from lens_bench.run.workers.options import read_workers
 
@@ -75,7 +78,8 @@ def run(
     own, also = protocols(names(protocol, "--protocol"))
     request = work.Request(
         args=arguments(model_arg or []),
-        data_root=root_of(data_root),
+        # A dry run lists a missing folder among everything else that is missing.
+        data_root=known_root(data_root.expanduser()) if dry_run and data_root else root_of(data_root),
         out=out,
         protocol=own,
         also=also,

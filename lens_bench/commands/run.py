@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.text import Text
@@ -65,6 +66,28 @@ def run(
         _results([(o.files, (o.summary, *o.others)) for o in finished], as_json=as_json)
     if card.sees_ground_truth:
         note(f"{card.name} sees the ground truth: its figures are bounds, not results")
+    if not as_json:
+        note(_next_command(finished, request), "next")
+
+
+def _next_command(finished: Sequence[Outcome], request: Request) -> str:
+    """What one does with runs that have just ended."""
+    if request.shard is not None:
+        return f"`{_command('merge', request.out)}` once all {request.shard[1]} shards are there"
+    if any(_failures(outcome.summary) for outcome in finished):
+        return "the same command with --retry-errors asks again what failed"
+    if len(finished) == 1:
+        return f"`{_command('report', finished[0].files.root)}` makes a page of it"
+    return f"`{_command('leaderboard', '--results', request.out)}` ranks it beside other runs"
+
+
+def _command(*words: object) -> str:
+    return shlex.join(["lens-bench", *(str(word) for word in words)])
+
+
+def _failures(summary: JsonObject) -> bool:
+    metrics = summary["metrics"]
+    return isinstance(metrics, dict) and bool(metrics.get("error_rate"))
 
 
 def _outcomes(
@@ -149,29 +172,36 @@ def _results(runs: Sequence[tuple[RunFiles, Sequence[JsonObject]]], *, as_json: 
 def _dry_run(
     suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, *, elsewhere: bool, as_json: bool
 ) -> None:
-    """Show for each split what would be done, or what is in the way; raises the first problem at the end."""
-    problems: list[LensBenchError] = []
+    """Show for each split what would be done and what it takes, then all that is in the way; raises the first of it."""
+    from lens_bench.run.preview import preview
+
+    problems: dict[str, LensBenchError] = {}
     for name in names:
-        try:
-            with prints_to_stderr():
-                options, segmenter = make_model(card, request, elsewhere=elsewhere)
-                with closing(segmenter):
-                    rows = _plan_facts(make_plan(suite, name, card, options, segmenter, request))
-        except LensBenchError as error:
-            generated = isinstance(error, DataError) and suite.generated and not is_made(suite, name, request.data_root)
-            rows = [("missing", "not made yet: `run` will generate it" if generated else error.message)]
-            problems += [] if generated else [error]
+        to_make = suite.generated and not is_made(suite, name, request.data_root)
+        with prints_to_stderr():
+            found = preview(suite, name, card, request, elsewhere=elsewhere, to_make=to_make)
+        problems |= {error.message: error for error in found.obstacles}
+        rows: list[tuple[str, object]] = [("in the way", error.message) for error in found.obstacles]
+        rows += [("data", "not made yet: `run` will generate it")] if to_make and not found.obstacles else []
+        rows += _plan_facts(found.plan) if found.plan is not None else []
         facts = [("suite", f"{suite.name} {name}"), ("model", card.name), *rows]
         if as_json:
-            out.file.write(json.dumps({key: str(value) for key, value in facts}, ensure_ascii=False) + "\n")
+            listed = [{"message": e.message, "hint": e.hint, "exit_code": e.exit_code} for e in found.obstacles]
+            shown = {key: str(value) for key, value in facts if key != "in the way"}
+            out.file.write(json.dumps({**shown, "obstacles": listed}, ensure_ascii=False) + "\n")
         else:
             out.print(console.facts(facts))
             out.print()
-    if problems:
-        raise problems[0]
+    first, *others = problems.values() if problems else (None,)
+    for error in others:
+        console.show_error(error)
+    if first is not None:
+        raise first
 
 
 def _plan_facts(plan: Plan) -> list[tuple[str, object]]:
+    from lens_bench.run.preview import forecast
+
     done = journalled(plan)
     files = plan.split.source.files.values()
     return [
@@ -183,4 +213,5 @@ def _plan_facts(plan: Plan) -> list[tuple[str, object]]:
         ("device", f"{plan.options.device}, {plan.options.dtype}"),
         ("expressions", f"{len(plan.samples):,} on {plan.manifest.n_images:,} images, {done:,} of them done"),
         ("results", plan.files.root),
+        *forecast(plan),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -146,7 +147,8 @@ def _check_predictions(files: RunFiles, scores: Sequence[Score]) -> None:
 
 
 def _write_predictions(shards: Shards, target: RunFiles) -> None:
-    temporary = target.predictions.with_suffix(".merging")
+    # Named as other temporary files are, so that whoever locks the folder next removes it if this process is killed.
+    temporary = target.root / f".{target.predictions.name}.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
     seen: set[str] = set()
     with Journal(temporary) as journal:

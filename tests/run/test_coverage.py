@@ -75,10 +75,8 @@ def test_a_partial_data_set_is_not_ranked_and_says_so_everywhere(half: Any, tmp_
     summary = finish(plan)
     assert (summary["complete"], summary["coverage"]) == (True, HALF)
     manifest = read_manifest(plan.files)
-    assert manifest.data == {
-        "expected": {"images": 12, "refs": 36, "expressions": 144, "content_hash": ""},
-        "found": {"images": 12, "refs": 36, "expressions": 72},
-    }
+    assert manifest.data["expected"] == {"images": 12, "refs": 36, "expressions": 144, "content_hash": ""}
+    assert manifest.data["found"] == {"images": 12, "refs": 36, "expressions": 72}
     found = board(out)
     (row,) = whole(found)
     assert (row.rank, row.complete, row.notes) == (None, False, (f"incomplete: {HALF}",))

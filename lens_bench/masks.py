@@ -302,6 +302,27 @@ def box_of(rle: Rle) -> Box | None:
     return (x, y, x + w, y + h) if w > 0 and h > 0 else None
 
 
+def truth_box(truth: GroundTruth, union: Rle) -> Box | None:
+    """The box of an annotation: its own, or the tight box of its mask where its own covers no part of the image.
+
+    Exports often fill in ``[0, 0, 0, 0]`` where they have a mask alone. Nobody can answer such a box.
+
+    Args:
+        truth: The annotation.
+        union: Its merged mask.
+
+    Returns:
+        (x1, y1, x2, y2) in pixels; None where the mask is empty as well.
+    """
+    if truth.box is not None:
+        x1, y1, x2, y2 = truth.box
+        height, width = truth.size
+        # Comparisons with NaN are false, so a box that holds one is replaced too.
+        if min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0):
+            return truth.box
+    return box_of(union)
+
+
 def box_mask(box: Box, size: Size) -> Rle:
     """The pixels whose centre lies in the box, clipped to the image."""
     h, w = size

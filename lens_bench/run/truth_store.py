@@ -33,7 +33,7 @@ from lens_bench.scoring.boundary import Band
 from lens_bench.scoring.counts import PreparedTruth, prepare_truth
 from lens_bench.scoring.protocols import Protocol
 
-FORMAT = 3  # to be raised with every change of what is stored, or of how truth is prepared
+FORMAT = 4  # to be raised with every change of what is stored, or of how truth is prepared
 MOST_BYTES = 2**30
 _MOST_NEW = 2**26  # held in memory until the end of a run
 _ABANDONED_S = 3600.0  # a file is written in seconds; one that has not grown for so long has lost its writer

@@ -52,9 +52,7 @@ def prepare_truth(truth: GroundTruth, protocol: Protocol) -> PreparedTruth:
         DataError: A part cannot be read or has another size than the annotation.
     """
     target, ignored = _merged(truth, protocol)
-    box = truth.box
-    if box is None and protocol.truth_box_from_mask:
-        box = masks.box_of(target)
+    box = None if truth.box is None and not protocol.truth_box_from_mask else masks.truth_box(truth, target)
     if protocol.scale_polygons and protocol.resize:
         target, ignored = _merged(_scaled(truth, protocol.resize), protocol)
     ignore: Rle | None = None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks
+from lens_bench.errors import DataError
 from lens_bench.lens.images import Patching, Prepared, prepare
 from lens_bench.lens.modeling import LensModel
 from lens_bench.records import Box, GroundTruth, ImageSource
@@ -36,7 +37,7 @@ class Truth:
     Attributes:
         mask: Bool [H, W].
         valid: Bool [H, W], False at pixels that are to be ignored.
-        box: The annotation's own, else the tight one; None for an empty mask.
+        box: See ``masks.truth_box``.
     """
 
     mask: Tensor
@@ -49,7 +50,7 @@ def truth_of(annotation: GroundTruth) -> Truth:
     union, _, ignore = masks.merge_truth(annotation)
     wanted = torch.from_numpy(masks.decode(union).astype(np.bool_))
     valid = ~torch.from_numpy(masks.decode(ignore).astype(np.bool_))
-    return Truth(wanted, valid, annotation.box or masks.box_of(union))
+    return Truth(wanted, valid, masks.truth_box(annotation, union))
 
 
 def uses(recipe: TrainRecipe) -> tuple[Use, Use]:
@@ -95,6 +96,18 @@ class Album:
     def sights(self, items: Sequence[Item]) -> list[Sight]:
         """The images of items, in order."""
         return [self._sight(item) for item in items]
+
+    def failure(self, item: Item) -> DataError | None:
+        """Wait until an item's image is read; why it cannot be read, or None."""
+        if item.image in self._kept:
+            return None
+        self.announce([item])
+        try:
+            self._coming[item.image].result()
+        except DataError as error:
+            del self._coming[item.image]
+            return error
+        return None
 
     def close(self) -> None:
         """Stop reading ahead."""

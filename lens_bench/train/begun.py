@@ -14,11 +14,12 @@ from lens_bench.train.checkpoint import FINAL
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import MEASURED
 from lens_bench.train.log import LOG_NAME
+from lens_bench.train.usable import LEFT_OUT
 
 BEGUN, LOCK = "recipe.json", ".lock"
 # All that a training writes.
-_WRITTEN = (BEGUN, LOG_NAME, MEASURED, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*", "samples",
-            "tensorboard")  # fmt: skip
+_WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
+            "samples", "tensorboard")  # fmt: skip
 # What may change between the parts of a training without changing what is trained.
 _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence",
          "runtime.tensorboard", "runtime.threads")  # fmt: skip

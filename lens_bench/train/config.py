@@ -268,11 +268,17 @@ class Saving(_Part):
 
 
 class Stop(_Part):
-    """When to give up: NaN always; a reward whose mean over ``window`` steps falls under ``floor`` of the best such."""
+    """When to give up: NaN always; a reward whose mean over ``window`` steps falls under ``floor`` of the best such.
+
+    Attributes:
+        unreadable: Share of images that may fail to be read after the check before the first step. Each is replaced by
+            another; the share counts from the first epoch's number of draws on.
+    """
 
     window: int = Field(default=50, ge=1)
     floor: Fraction = 0.5
     flat: int = Field(default=50, ge=1, description="Steps in a row without any difference inside any group.")
+    unreadable: Fraction = 0.01
 
 
 class Runtime(_Part):

@@ -6,10 +6,11 @@ resumed training sees what an uninterrupted one would have seen, and any number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from lens_bench.registry import find_suite
 from lens_bench.train.config import DataConfig
 from lens_bench.train.draws import stream
 from lens_bench.train.labels import Thing, rationales, referents, things
+
+# Why expressions of a split cannot be used, by sample id; and what finds that for a split, ``suite/split``.
+Problems: TypeAlias = Mapping[str, str]
+Check: TypeAlias = Callable[[str, Split], Problems]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,21 @@ class TrainingData:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def open_data(config: DataConfig, data_root: Path, *, with_things: bool = False) -> TrainingData:
+def nothing_checked(_name: str, _split: Split) -> Problems:
+    """Use every expression; what cannot be read fails where it is read."""
+    return {}
+
+
+def open_data(
+    config: DataConfig, data_root: Path, *, with_things: bool = False, check: Check = nothing_checked
+) -> TrainingData:
     """Open the splits of a recipe, without the images of evaluation splits.
+
+    Args:
+        config: Names the splits.
+        data_root: Where suites lie.
+        with_things: Also read every annotated thing of every image.
+        check: Finds the expressions of a split that cannot be used, which are left out.
 
     Raises:
         UsageError: A name is not ``suite/split``.
@@ -102,7 +120,7 @@ def open_data(config: DataConfig, data_root: Path, *, with_things: bool = False)
         drop = audit([*splits, *held_out], train=config.splits).drop
     items: list[Item] = []
     for name, split in zip(config.splits, splits, strict=True):
-        items += _items(name, split, frozenset(drop.get(name, ())))
+        items += _items(name, split, frozenset(drop.get(name, ())), check(name, split))
     items = _part(items, config.part)
     named = dict(zip(config.splits, splits, strict=True))
     if not items:
@@ -117,9 +135,10 @@ def open_data(config: DataConfig, data_root: Path, *, with_things: bool = False)
     )
 
 
-def open_items(name: str, data_root: Path) -> list[Item]:
-    """All expressions of a split (``suite/split``), e.g. to evaluate on."""
-    return _items(name, _open(name, data_root), frozenset())
+def open_items(name: str, data_root: Path, check: Check = nothing_checked) -> list[Item]:
+    """All expressions of a split (``suite/split``) that can be used, e.g. to evaluate on."""
+    split = _open(name, data_root)
+    return _items(name, split, frozenset(), check(name, split))
 
 
 def evaluation_things(name: str, data_root: Path) -> dict[str, tuple[Thing, ...]]:
@@ -143,12 +162,15 @@ def _held_out(config: DataConfig) -> Iterator[str]:
         yield from (n for n in full if n not in config.splits and not n.endswith(("/train", "-train")))
 
 
-def _items(name: str, split: Split, drop: frozenset[str]) -> list[Item]:
+def _items(name: str, split: Split, drop: frozenset[str], problems: Problems) -> list[Item]:
     reasons, names = rationales(split), referents(split)
     return [
         Item(s, f"{name}/{s.image_id}", reasons.get(s.key or "", ""), names.get(s.key or "", ""))
         for s in split.samples
-        if s.image_id not in drop and not s.truth.no_target and (s.truth.parts or s.truth.outlines)
+        if s.image_id not in drop
+        and s.id not in problems
+        and not s.truth.no_target
+        and (s.truth.parts or s.truth.outlines)
     ]
 
 
@@ -229,6 +251,10 @@ class Order:
         """The units of a step, over all ranks, with the expressions that count this time."""
         places = range(step * self._per_step, (step + 1) * self._per_step)
         return [self._draw(place, unit) for place, unit in zip(places, self._indices(step, places), strict=True)]
+
+    def substitute(self, place: int, attempt: int) -> Draw:
+        """Another unit for a place whose own cannot be read; ``attempt`` counts from 0."""
+        return self._draw(place, int(stream(self._seed, "substitute", place, attempt).integers(len(self._units))))
 
     def epochs(self, step: int) -> float:
         """How often the data has been gone over when ``step`` begins."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +27,7 @@ from lens_bench.train.config import TrainRecipe
 
 # A model whole on every rank; divided over them; or whole, with gradients and moments divided.
 Layout: TypeAlias = Literal["plain", "fsdp", "deepspeed"]
+T = TypeVar("T")
 _FSDP = "see lens_bench/train/recipes/accelerate/fsdp.yaml"
 _DEEPSPEED = "see lens_bench/train/recipes/accelerate/deepspeed-zero2.yaml"
 
@@ -127,6 +128,21 @@ def _set_deepspeed(plugin: DeepSpeedPlugin, recipe: TrainRecipe, share: int) -> 
     config["gradient_accumulation_steps"] = share
     config["train_micro_batch_size_per_gpu"] = recipe.batch.micro
     config["gradient_clipping"] = recipe.optimiser.max_norm
+
+
+def from_first(accelerator: Accelerator, act: Callable[[], T]) -> T:
+    """What the first rank computes, on every rank.
+
+    Raises:
+        LensBenchError: What the first rank raised.
+    """
+    found: list[T] = []
+    agreed(accelerator, lambda: found.append(act()))
+    if accelerator.num_processes == 1:
+        return found[0]
+    told: list[T | None] = [found[0] if found else None]
+    broadcast_object_list(told)
+    return cast("T", told[0])
 
 
 def agreed(accelerator: Accelerator, act: Callable[[], object]) -> None:

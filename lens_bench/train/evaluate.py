@@ -55,7 +55,7 @@ def _count(meter: Meter, item: Item, answer: Answer) -> None:
     iou = both / either if either else 1.0
     meter.add("eval/ciou", both, either)
     meter.add("eval/giou", iou)
-    truth = item.sample.truth.box or masks.box_of(union)
+    truth = masks.truth_box(item.sample.truth, union)
     box = masks.box_iou(answer.box, truth) if answer.box is not None and truth is not None else 0.0
     meter.add("eval/box_iou", box)
     meter.add("eval/box_right", float(box > 0.5))

@@ -37,8 +37,12 @@ from lens_bench.train.shards import full
 from lens_bench.train.stages import make_evaluator, make_objective
 from lens_bench.train.start import Start, open_start, start_digest
 from lens_bench.train.trainee import layout_of
-from lens_bench.train.watch import Watch
+from lens_bench.train.usable import DataCheck
+from lens_bench.train.watch import SKIPPED, Watch
 from lens_bench.train.workshop import Workshop
+
+# Images tried in a row for one place of a step: with so many unreadable ones the folder is gone, not an image.
+_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         agreed(accelerator, lambda: require_same(out, Begun(recipe, start=start_digest(recipe.model))))
         progress.note(f"{recipe.name} is finished: {result}")
         return result
-    data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"))
+    check = DataCheck(accelerator, out, progress, fresh=where.fresh)
+    data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"), check=check)
     digest = start_digest(recipe.model) if accelerator.is_main_process else None
     begun = Begun(recipe, data.hashes, digest, data.counts)
     if not where.fresh:
@@ -98,7 +103,7 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         progress.note(f"{name} is not what its card expects: {part}")
     if data.dropped:
         progress.note(f"{data.dropped} images occur in evaluation splits and are not trained on")
-    stage = Training(recipe, where, accelerator, start, data, progress)
+    stage = Training(recipe, where, accelerator, start, data, check, progress)
     try:
         # Only now nothing can refuse any more: what is there was kept until here, and a mistake can be put right.
         agreed(accelerator, lambda: _begin(out, begun, fresh=where.fresh))
@@ -137,9 +142,11 @@ class Training:
         accelerator: Accelerator,
         start: Start,
         data: TrainingData,
+        check: DataCheck,
         progress: Progress,
     ) -> None:
         self.recipe, self.where, self.accelerator, self.progress = recipe, where, accelerator, progress
+        self.check = check
         made = assemble(recipe, accelerator, start.lens)
         self.optimiser, self.parameters = made.optimiser, list(made.trainee.parameters())
         visual, sam = uses(recipe)
@@ -159,9 +166,9 @@ class Training:
             whole=made.whole,
         )
         self.keeper = Keeper(where.out, recipe, accelerator, start.tokenizer, data.hashes, made)
-        self.watch = Watch(recipe.stop)
         # Before anything that costs: a step may be larger than the data.
         self.order = Order(data.units, recipe.data, recipe.batch.units, recipe.seed)
+        self.watch = Watch(recipe.stop, len(data.units) / recipe.batch.units)
         self.objective = make_objective(self.shop)
         self.last = ""
 
@@ -183,7 +190,8 @@ class Training:
         done = self.keeper.restore(found[-1]) if found else 0
         self.last = str(found[-1]) if found else "none"
         log = self._open_log(done)
-        look = make_evaluator(shop, self.where.data_root, self.where.out)
+        look = make_evaluator(shop, self.where.data_root, self.where.out, self.check)
+        self.check.write()
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
             for step in range(done, recipe.optimiser.steps):
@@ -209,7 +217,7 @@ class Training:
         began = time.perf_counter()
         shop, accelerator, world = self.shop, self.accelerator, self.accelerator.num_processes
         rate = set_rates(self.optimiser, self.recipe.optimiser, step)
-        draws = self._draws(order, step)
+        draws = self._readable(order, self._draws(order, step))
         losses = self.objective.losses(draws)
         shop.album.announce([draw.items[0] for draw in self._draws(order, step + 1)])
         norm = torch.zeros(())
@@ -233,6 +241,22 @@ class Training:
 
     def _draws(self, order: Order, step: int) -> list[Draw]:
         return of_rank(order.draws(step), self.accelerator.process_index, self.accelerator.num_processes)
+
+    def _readable(self, order: Order, draws: list[Draw]) -> list[Draw]:
+        """The draws, those whose image cannot be read any more replaced by others; all ranks go on with full steps."""
+        album, found, skipped = self.shop.album, list[Draw](), 0
+        album.announce([draw.items[0] for draw in draws])
+        for draw in draws:
+            wanted, attempt = draw, 0
+            while (error := album.failure(draw.items[0])) is not None:
+                if attempt == _ATTEMPTS:
+                    raise error
+                self.progress.note(f"skipped {draw.items[0].sample.id}: {error.message}")
+                draw, attempt = order.substitute(wanted.place, attempt), attempt + 1
+            skipped += attempt
+            found.append(draw)
+        self.shop.meter.add(SKIPPED, skipped, len(draws))
+        return found
 
     def _clip(self) -> torch.Tensor:
         """Clip gradients and return their norm; stops before a broken gradient reaches the weights."""

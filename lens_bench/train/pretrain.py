@@ -257,7 +257,7 @@ def cells_of(
     scale = np.array([prepared.seen[1] / prepared.original[1], prepared.seen[0] / prepared.original[0]] * 2) / step
     for thing in things:
         union, _, _ = masks.merge_truth(thing.truth)
-        box = thing.truth.box or masks.box_of(union)
+        box = masks.truth_box(thing.truth, union)
         share = cv2.resize(masks.decode(union).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         here = share > best
         if box is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lens_bench.train.config import Grpo
-from lens_bench.train.data import open_data, open_items
+from lens_bench.train.data import Check, open_data, open_items
 from lens_bench.train.evaluate import evaluate, held_out_loss
 from lens_bench.train.policy import Policy
 from lens_bench.train.pretrain import FromBoxes, FromThings
@@ -45,13 +45,16 @@ def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
     )
 
 
-def make_evaluator(shop: Workshop, data_root: Path, out: Path) -> Callable[[int], dict[str, float]] | None:
+def make_evaluator(
+    shop: Workshop, data_root: Path, out: Path, check: Check
+) -> Callable[[int], dict[str, float]] | None:
     """What looks at the evaluation split after a step; None where the recipe wants none.
 
     Args:
         shop: Of the stage.
         data_root: Where suites lie.
         out: Folder of the stage, for overlays.
+        check: Finds the expressions of the split that cannot be used, which are left out.
     """
     recipe, config = shop.recipe, shop.recipe.evaluation
     if config is None:
@@ -61,7 +64,7 @@ def make_evaluator(shop: Workshop, data_root: Path, out: Path) -> Callable[[int]
         settings = recipe.data.model_copy(
             update={"splits": (config.split,), "held_out": (), "paper_data": True, "part": (0.0, 1.0)}
         )
-        data = open_data(settings, data_root, with_things=True)
+        data = open_data(settings, data_root, with_things=True, check=check)
         return lambda step: held_out_loss(shop, kind, data, config)
-    items = open_items(config.split, data_root)
+    items = open_items(config.split, data_root, check)
     return lambda step: evaluate(shop, items, config, step, out)

@@ -9,14 +9,22 @@ from collections.abc import Mapping
 from lens_bench.errors import RunError
 from lens_bench.train.config import Stop
 
-REWARD, FLAT = "reward/total", "rate/flat_groups"
+REWARD, FLAT, SKIPPED = "reward/total", "rate/flat_groups", "data/skipped"
 
 
 class Watch:
-    """Looks at the numbers of every step; after a resume it is fed the log, so that it knows what it knew."""
+    """Looks at the numbers of every step; after a resume it is fed the log, so that it knows what it knew.
 
-    def __init__(self, stop: Stop) -> None:
+    Args:
+        stop: The limits.
+        epoch: Steps of an epoch.
+    """
+
+    def __init__(self, stop: Stop, epoch: float = 1.0) -> None:
         self._stop = stop
+        self._epoch = epoch
+        self._steps = 0
+        self._skipped = 0.0
         self._window: deque[float] = deque(maxlen=stop.window)
         self._best = -math.inf
         self._flat = 0
@@ -41,6 +49,11 @@ class Watch:
         if wrong:
             raise RunError(f"{wrong[0]} is {values[wrong[0]]} at step {step}", f"last good checkpoint: {last}")
         mean = self._take(values)
+        if self._skipped > self._stop.unreadable * max(self._steps, self._epoch):
+            raise RunError(
+                f"too many images cannot be read: {self._skipped / self._steps:.1%} of those drawn up to step {step}",
+                f"train_log.jsonl counts them as {SKIPPED}; stop.unreadable allows more; last good checkpoint: {last}",
+            )
         # Of a reward that was never above 0 a share says nothing.
         if mean is not None and self._best > 0 and mean < self._stop.floor * self._best:
             raise RunError(
@@ -56,6 +69,8 @@ class Watch:
 
     def _take(self, values: Mapping[str, float]) -> float | None:
         """Mean reward of the window where it is full; a step in which nothing was scored has no reward."""
+        self._steps += 1
+        self._skipped += values.get(SKIPPED, 0.0)
         self._flat = self._flat + 1 if values.get(FLAT, 0.0) >= 1.0 else 0
         if REWARD not in values:
             return None

@@ -253,7 +253,7 @@ class Training:
                     raise error
                 self.progress.note(f"skipped {draw.items[0].sample.id}: {error.message}")
                 draw, attempt = order.substitute(wanted.place, attempt), attempt + 1
-            skipped += attempt
+            skipped += attempt > 0
             found.append(draw)
         self.shop.meter.add(SKIPPED, skipped, len(draws))
         return found

@@ -23,8 +23,9 @@ def train(
         bool, typer.Option("--fresh", help="Begin anew: the training that is there is thrown away.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time.")
+        bool, typer.Option("--dry-run", help="Estimate parameters, memory and time without training or weights.")
     ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs to estimate for.")] = 1,
     paper_data: Annotated[
         bool, typer.Option("--paper-data", help="Keep training images that occur in evaluation splits.")
     ] = False,
@@ -40,5 +41,6 @@ def train(
         data_root=root_of(data_root),
         fresh=fresh,
         dry_run=dry_run,
+        gpus=gpus,
         paper_data=paper_data,
     )

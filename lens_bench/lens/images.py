@@ -99,16 +99,21 @@ def longest_side_size(size: Size, longest: int) -> Size:
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def resize_for_language(pixels: Pixels, recipe: Recipe, patching: Patching) -> Pixels:
-    """The image as the language model sees it, uint8, both sides multiples of a token."""
-    factor = patching.patch * patching.merge
-    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+def size_for_language(size: Size, recipe: Recipe, patching: Patching) -> Size:
+    """Size (height, width) at which the language model sees an image of ``size``."""
     if recipe.sizing == "square":
-        return bicubic(pixels, (recipe.longest_side, recipe.longest_side))
+        return recipe.longest_side, recipe.longest_side
     if recipe.sizing == "longest-side":
         size = longest_side_size(size, recipe.longest_side)
-        pixels = bicubic(pixels, size)
-    return bicubic(pixels, smart_size(size, factor, recipe.min_pixels, recipe.max_pixels))
+    return smart_size(size, patching.patch * patching.merge, recipe.min_pixels, recipe.max_pixels)
+
+
+def resize_for_language(pixels: Pixels, recipe: Recipe, patching: Patching) -> Pixels:
+    """The image as the language model sees it, uint8, both sides multiples of a token."""
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    if recipe.sizing == "longest-side":  # the authors resize twice
+        pixels = bicubic(pixels, longest_side_size(size, recipe.longest_side))
+    return bicubic(pixels, size_for_language(size, recipe, patching))
 
 
 def bicubic(pixels: Pixels, size: Size) -> Pixels:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from lens_bench.lens.images import QWEN_MEAN, QWEN_STD
 from lens_bench.lens.layouts import OWN, QWEN, RELEASED, Layout, own_shapes, slots, tied_names
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
+from lens_bench.lens.recipe import Recipe
 
 SHARD_BYTES = 4_000_000_000
 
@@ -208,7 +210,7 @@ def _card(model: LensModel, story: Story) -> str:
         "adapter": "lens_bench.lens.segmenter:LensSegmenter",
         "licence": story.licence,
         "engines": ["hf", "vllm"],
-        "args": ARGS,
+        "args": {**ARGS, **recipe_args(model.config.recipe)},
     }
     return json.dumps(card, indent=1) + "\n"
 
@@ -247,6 +249,30 @@ ARGS: Mapping[str, Mapping[str, object]] = {
         "help": "GPUs for a language model that one is too small for: hf spreads its blocks, vllm divides its layers.",
     },
 }
+
+
+# What of a recipe a user may want to change for other data than the model was trained on.
+_RECIPE_HELP: Mapping[str, str] = {
+    "question": "Question with the placeholder {expression}.",
+    "sizing": "How the language model's image is sized.",
+    "max_pixels": "Largest area of the language model's image.",
+    "longest_side": "For sizing=longest-side and square: that side in pixels.",
+    "sam_resize": "Kernel that stretches the image for SAM 2.",
+    "max_length": "Most tokens of prompt, image and answer together.",
+    "max_new_tokens": "Most tokens of an answer.",
+    "coordinates": "Frame of the boxes in an answer.",
+}
+
+
+def recipe_args(recipe: Recipe) -> dict[str, Mapping[str, object]]:
+    """Arguments of a card for the fields of a recipe; a limit that the recipe does not set is no argument."""
+    found: dict[str, Mapping[str, object]] = {}
+    for name, text in _RECIPE_HELP.items():
+        value = getattr(recipe, name)
+        choices = get_args(Recipe.model_fields[name].annotation) if isinstance(value, str) else ()
+        if value is not None:
+            found[name] = {"default": value, "help": text} | ({"choices": list(choices)} if choices else {})
+    return found
 
 
 def _readme(model: LensModel, story: Story, files: tuple[Path, ...]) -> str:

@@ -22,16 +22,18 @@ from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.quantise import bits_of
 from lens_bench.lens.recipe import Recipe
-from lens_bench.lens.room import require_room
+from lens_bench.lens.room import require_room, shortage
 from lens_bench.lens.sizes import QWEN_IMAGE, named_size
 from lens_bench.lens.spread import devices_of, notes_of
 from lens_bench.lens.steps import Decode, resolve
 from lens_bench.lens.writer import HfWriter, TextEngine, make_decoder
-from lens_bench.records import ArgValue, Cost, ImageTask, LoadReport, ModelOptions, Prediction, Tokens
+from lens_bench.records import ArgValue, Cost, ImageTask, LoadReport, ModelOptions, Prediction, Size, Tokens
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Arguments of a card that belong to the recipe.
 _RECIPE = frozenset(Recipe.model_fields)
+# Of the longest expressions, how many are tokenised to find the longest prompt; and tokens to advise for an answer.
+_TOKENISED, _ANSWER = 32, 256
 
 
 class LensSegmenter:
@@ -48,6 +50,7 @@ class LensSegmenter:
         self._options = options
         self._engine: Engine | None = None
         self._forced: int | None = None
+        self._expected: tuple[tuple[Size, str], ...] = ()
 
     def weight_digest(self) -> str:
         """SHA-256 of everything in the checkpoint that can change an answer."""
@@ -86,6 +89,10 @@ class LensSegmenter:
         parameters = sum(p.numel() for p in model.parameters())
         drawn = (f"random weights from seed {seed}", *notes_of(devices, model.qwen.model.language_model.layers))
         return LoadReport(parameters, (), (*drawn, *self._start(model, tokenizer)))
+
+    def expect(self, tasks: Sequence[ImageTask]) -> None:
+        """Remember what will be asked, so that loading can say what will not fit."""
+        self._expected = tuple((task.size, max((q.expression for q in task.queries), key=len)) for task in tasks)
 
     def force_length(self, tokens: int) -> None:
         """Write exactly so many tokens for every expression, whatever they are. Called before loading."""
@@ -139,6 +146,24 @@ class LensSegmenter:
             f"recipe: {json.dumps(recipe_facts(model))}",
             decoding,
             attention(parts),
+            *self._too_long(self._engine, prompter),
+        )
+
+    def _too_long(self, engine: Engine, prompter: Prompter) -> tuple[str, ...]:
+        """A warning where prompts of what was announced leave no room for an answer."""
+        if not self._expected:
+            return ()
+        longest = sorted({text for _, text in self._expected}, key=len)[-_TOKENISED:]
+        text = len(prompter.before) + max(len(prompter.after(expression)) for expression in longest)
+        sizes = [size for size, _ in self._expected]
+        found = shortage(sizes, prompter.recipe, engine.patching, text, 1)
+        if found is None:
+            return ()
+        height, width = found.size
+        return (
+            f"warning: {found.images} of {len(sizes)} images leave no room for an answer within max_length="
+            f"{found.limit} and will fail (one of {width}x{height} needs {found.needed} tokens before the first of the "
+            f"answer); --model-arg max_length={found.needed + _ANSWER} or a smaller --model-arg max_pixels helps",
         )
 
     # ------------------------------------------------------------------------------------------ from the options

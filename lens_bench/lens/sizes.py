@@ -5,6 +5,9 @@ Dimensions of the backbones are those of Qwen2.5-VL-3B-Instruct and Qwen2-VL-2B-
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from lens_bench.errors import UsageError
 from lens_bench.lens.config import QWEN_ENDS, QWEN_PADDING, HeadConfig, Json, LensConfig, Positions, sam_preset
 from lens_bench.lens.recipe import Recipe
 
@@ -20,16 +23,36 @@ _QWEN_TOKENS: Json = {
 }
 _ROPE: Json = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 
+# Width, hidden width, layers, heads, key-value heads, words, and hidden width of the vision tower, from each model's
+# config.json on the Hub. Only the 3B ties its output layer to the embeddings.
+_QWEN_2_5: Mapping[str, tuple[int, int, int, int, int, int, int]] = {
+    "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, 151936, 3420),
+    "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, 152064, 3420),
+    "qwen2.5-vl-32b": (5120, 27648, 64, 40, 8, 152064, 3456),
+}
 
-def lens_3b(positions: Positions = "lens-1d", recipe: Recipe | None = None) -> LensConfig:
-    """LENS-3B: Qwen2.5-VL-3B, 64 queries, SAM 2 Hiera-L; 4.5 billion parameters with everything."""
+
+def qwen_base(name: str) -> Json:
+    """Configuration of a Qwen2.5-VL by its name or by a path that ends in it, with or without ``-Instruct``.
+
+    Raises:
+        UsageError: No such model is known, or LENS cannot be built on it.
+    """
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower().removesuffix("-instruct")
+    if last not in _QWEN_2_5:
+        reason = "LENS is built on Qwen2-VL and Qwen2.5-VL" if last.startswith("qwen3") else "its sizes are not known"
+        raise UsageError(
+            f"{name} is not at hand, and {reason}",
+            f"name a folder with its config.json, or one of: {', '.join(_QWEN_2_5)}",
+        )
+    width, hidden, layers, heads, shared, words, vision_hidden = _QWEN_2_5[last]
     text: Json = {
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "vocab_size": words,
         "max_position_embeddings": 128000,
         "rms_norm_eps": 1e-6,
         "rope_parameters": _ROPE,
@@ -37,14 +60,20 @@ def lens_3b(positions: Positions = "lens-1d", recipe: Recipe | None = None) -> L
     vision: Json = {
         "depth": 32,
         "hidden_size": 1280,
-        "intermediate_size": 3420,
+        "intermediate_size": vision_hidden,
         "num_heads": 16,
-        "out_hidden_size": 2048,
+        "out_hidden_size": width,
         "fullatt_block_indexes": [7, 15, 23, 31],
     }
+    tied = last == "qwen2.5-vl-3b"
+    return {**_QWEN_TOKENS, "tie_word_embeddings": tied, "text_config": text, "vision_config": vision}
+
+
+def lens_3b(positions: Positions = "lens-1d", recipe: Recipe | None = None) -> LensConfig:
+    """LENS-3B: Qwen2.5-VL-3B, 64 queries, SAM 2 Hiera-L; 4.5 billion parameters with everything."""
     return LensConfig(
         family="qwen2_5_vl",
-        qwen={**_QWEN_TOKENS, "text_config": text, "vision_config": vision},
+        qwen=qwen_base("Qwen2.5-VL-3B-Instruct"),
         sam=sam_preset("sam2_hiera_l"),
         head=HeadConfig(queries=64, width=2048),
         ends=QWEN_ENDS,

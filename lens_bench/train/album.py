@@ -72,6 +72,9 @@ class Album:
         sam: Use of SAM 2's image encoder.
         budget: Bytes that may be kept; 0: features are computed with the batch.
         shown: Pixels are asked for though the vision tower's features are kept: a sampler has a tower of its own.
+
+    Attributes:
+        patching: Geometry of the vision tower.
     """
 
     def __init__(self, lens: LensModel, *, visual: Use, sam: Use, budget: float, shown: bool = False) -> None:
@@ -82,7 +85,7 @@ class Album:
         self._keeps = budget > 0 and "frozen" in (visual, sam)
         self._left = budget
         temporal = getattr(lens.qwen.config.vision_config, "temporal_patch_size", 2)
-        self._patching = Patching(lens.patch, lens.merge, int(temporal))
+        self.patching = Patching(lens.patch, lens.merge, int(temporal))
         self._kept: dict[str, Sight] = {}
         self._coming: dict[str, Future[Prepared]] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="images")
@@ -129,7 +132,7 @@ class Album:
         return sight
 
     def _prepare(self, source: ImageSource) -> Prepared:
-        return prepare(source.read(), self._lens.config.recipe, self._patching, self._lens.sam.image_size, source.name)
+        return prepare(source.read(), self._lens.config.recipe, self.patching, self._lens.sam.image_size, source.name)
 
     @torch.no_grad()
     def _featured(self, prepared: Prepared) -> Sight:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -16,6 +17,9 @@ from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
+
+if TYPE_CHECKING:
+    from lens_bench.train.memory import Memory
 
 _STARTS = ("model.checkpoint=", "model.qwen=", "model.sam=")
 _SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
@@ -41,6 +45,7 @@ def train_command(
     data_root: Path,
     fresh: bool = False,
     dry_run: bool = False,
+    gpus: int = 1,
     paper_data: bool = False,
 ) -> Path | None:
     """Train a recipe, or go on where it stopped; returns the folder of the result, which is a model.
@@ -51,16 +56,22 @@ def train_command(
         folder: Where to, ``results/train/NAME`` by default.
         data_root: Where suites lie; missing generated ones are made there.
         fresh: Throw away what is there.
-        dry_run: Only say what it would take.
+        dry_run: Only estimate what it would take.
+        gpus: How many the estimate is for.
         paper_data: Do not leave out training images that occur in evaluation splits.
 
     Raises:
         LensBenchError: See ``loop.train``.
     """
     jobs = plan_jobs(name, settings, folder, paper_data=paper_data)
+    if gpus > 1 and not dry_run:
+        raise UsageError(
+            "--gpus is for --dry-run; a training has as many processes as it is launched with",
+            f"accelerate launch --num_processes {gpus} --no_python lens-bench train {name}",
+        )
     if dry_run:
         for job in jobs:
-            _show_plan(job, data_root)
+            _show_plan(job, data_root, gpus)
         return None
     from lens_bench.train.loop import Where, train
 
@@ -164,14 +175,16 @@ def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:
 # ---------------------------------------------------------------------------------------------- shown
 
 
-def _show_plan(job: Job, data_root: Path) -> None:
-    from lens_bench.train.plan import make_plan
+def _show_plan(job: Job, data_root: Path, gpus: int) -> None:
+    from lens_bench.train.memory import CARDS_GB
+    from lens_bench.train.plan import in_human_time, make_plan
 
     root = data_place(job, data_root)
-    plan = make_plan(job.recipe, root)
+    plan = make_plan(job.recipe, root, gpus)
     trained = sum(plan.trainable.values())
     groups = ", ".join(f"{group} {number:,}" for group, number in plan.trainable.items())
-    hours = plan.seconds / 3600
+    fast, slow = (in_human_time(seconds) for seconds in plan.h100_seconds)
+    cards = ", ".join(map(str, CARDS_GB))
     out.print(
         facts(
             [
@@ -180,17 +193,36 @@ def _show_plan(job: Job, data_root: Path) -> None:
                 ("data", _data_in_words(job.recipe, plan.units, root)),
                 (
                     "step",
-                    f"{job.recipe.batch.units} units, about {plan.tokens:,} tokens, {plan.flops / 1e12:.3g} TFLOP",
+                    f"{job.recipe.batch.units} units, about {plan.tokens:,} tokens, {_operations(plan.flops)}",
                 ),
                 ("steps", f"{plan.steps:,}"),
                 ("epochs", f"{plan.steps * job.recipe.batch.units / plan.units:.2f}" if plan.units else ""),
-                ("memory", f"about {plan.memory / 1e9:.2f} GB where one device holds everything"),
-                ("time", f"about {hours:,.2f} h on one device like this, by the speed of a matrix product"),
-                ("", f"about {plan.flops * plan.steps / 0.35e15 / 3600:,.2f} h on one that does 1,000 TFLOP/s"),
+                *((f"memory, {found.layout}", _memory_in_words(found, gpus)) for found in plan.memory),
+                ("", f"estimated per GPU; checked against cards of {cards} GB"),
+                ("time", f"about {in_human_time(plan.seconds)} on this machine, by the speed of a matrix product"),
+                ("", f"{fast} to {slow} on {gpus} H100, at 40 to 25 % of peak; sampling and waiting come on top"),
                 *(("note", text) for text in plan.notes),
             ]
         )
     )
+
+
+def _memory_in_words(memory: Memory, gpus: int) -> str:
+    """Peak, what it fits on, and its largest parts."""
+    fits = f"fits {', '.join(map(str, memory.cards))} GB" if memory.cards else "fits none of the cards below"
+    where = f"on each of {gpus} GPUs" if gpus > 1 else "on one GPU"
+    beside = f", beside {memory.vllm:.0%} of the card for vLLM" if memory.vllm else ""
+    largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:4]
+    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in largest if size)
+    return f"{_gigabytes(memory.peak)} {where}{beside}; {fits} ({parts})"
+
+
+def _operations(flops: float) -> str:
+    return f"{flops / 1e15:,.3g} PFLOP" if flops >= 1e15 else f"{flops / 1e12:,.3g} TFLOP"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _data_in_words(recipe: TrainRecipe, units: int | None, root: Path) -> str:

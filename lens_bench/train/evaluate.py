@@ -21,8 +21,10 @@ from lens_bench.train.workshop import Objective, Workshop
 def evaluate(shop: Workshop, items: Sequence[Item], config: Evaluation, step: int, out: Path) -> dict[str, float]:
     """Ask the model about samples as ``lens-bench run`` does; fractions by name, over all ranks.
 
-    ``eval/ciou`` is a ratio of sums over pixels. ``eval/named`` is the share of right masks (IoU > 0.5) whose text
-    names the thing that is meant, where the data says what it is called; it is left out where no mask is right.
+    ``eval/ciou`` is a ratio of sums over pixels. ``eval/failed`` is the share of expressions without an answer (above
+    all those whose prompt leaves no room for one), which count as empty masks. ``eval/named`` is the share of right
+    masks (IoU > 0.5) whose text names the thing that is meant, where the data says what it is called; it is left out
+    where no mask is right.
     """
     lens, accelerator = shop.lens, shop.accelerator
     mine = list(items[: config.samples])[accelerator.process_index :: accelerator.num_processes]
@@ -37,7 +39,7 @@ def evaluate(shop: Workshop, items: Sequence[Item], config: Evaluation, step: in
         answers = engine.answer(pixels, [(images[item.image], item.sample.expression) for item in mine])
     lens.train(was_training)
     meter = Meter()
-    for name in ("ciou", "giou", "box_right", "box_iou", "named", "answered"):
+    for name in ("ciou", "giou", "box_right", "box_iou", "named", "answered", "failed"):
         meter.add(f"eval/{name}", 0.0, 0.0)
     for item, answer in zip(mine, answers, strict=True):
         _count(meter, item, answer)
@@ -60,6 +62,7 @@ def _count(meter: Meter, item: Item, answer: Answer) -> None:
     meter.add("eval/box_iou", box)
     meter.add("eval/box_right", float(box > 0.5))
     meter.add("eval/answered", float(answer.box is not None))
+    meter.add("eval/failed", float(answer.mask is None))
     if iou > 0.5 and item.referent:
         meter.add("eval/named", float(item.referent in answer.text))
 

@@ -28,6 +28,7 @@ from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
 from lens_bench.train.devices import agreed, layout, make_accelerator
+from lens_bench.train.lengths import require_lengths
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
 from lens_bench.train.parameters import require_gradients
 from lens_bench.train.policy import Policy
@@ -169,6 +170,9 @@ class Training:
         # Before anything that costs: a step may be larger than the data.
         self.order = Order(data.units, recipe.data, recipe.batch.units, recipe.seed)
         self.watch = Watch(recipe.stop, len(data.units) / recipe.batch.units)
+        if recipe.stage in ("supervised", "grpo"):
+            items = [item for unit in data.units for item in unit.items]
+            require_lengths("training data", items, recipe, start.prompter, album.patching, progress.note)
         self.objective = make_objective(self.shop)
         self.last = ""
 
@@ -190,7 +194,7 @@ class Training:
         done = self.keeper.restore(found[-1]) if found else 0
         self.last = str(found[-1]) if found else "none"
         log = self._open_log(done)
-        look = make_evaluator(shop, self.where.data_root, self.where.out, self.check)
+        look = make_evaluator(shop, self.where.data_root, self.where.out, self.check, self.progress.note)
         self.check.write()
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
@@ -199,6 +203,8 @@ class Training:
                     values = self._step(step, order)
                 if look is not None and recipe.evaluation is not None and (step + 1) % recipe.evaluation.every == 0:
                     values |= look(step + 1)
+                    if failed := values.get("eval/failed"):
+                        self.progress.note(f"{failed:.1%} of the evaluated expressions have no answer, scored as 0")
                 # Written first: a step that ends the training is in its log.
                 if log is not None:
                     log.write(step + 1, values)

@@ -10,6 +10,7 @@ import torch
 from lens_bench.train.config import Grpo
 from lens_bench.train.data import Check, open_data, open_items
 from lens_bench.train.evaluate import evaluate, held_out_loss
+from lens_bench.train.lengths import require_lengths
 from lens_bench.train.policy import Policy
 from lens_bench.train.pretrain import FromBoxes, FromThings
 from lens_bench.train.rollout import HfSampler, Sampler
@@ -46,7 +47,7 @@ def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
 
 
 def make_evaluator(
-    shop: Workshop, data_root: Path, out: Path, check: Check
+    shop: Workshop, data_root: Path, out: Path, check: Check, note: Callable[[str], object]
 ) -> Callable[[int], dict[str, float]] | None:
     """What looks at the evaluation split after a step; None where the recipe wants none.
 
@@ -55,6 +56,10 @@ def make_evaluator(
         data_root: Where suites lie.
         out: Folder of the stage, for overlays.
         check: Finds the expressions of the split that cannot be used, which are left out.
+        note: Is told what to know of the split.
+
+    Raises:
+        UsageError: Prompts of the split leave no room for answers.
     """
     recipe, config = shop.recipe, shop.recipe.evaluation
     if config is None:
@@ -67,4 +72,5 @@ def make_evaluator(
         data = open_data(settings, data_root, with_things=True, check=check)
         return lambda step: held_out_loss(shop, kind, data, config)
     items = open_items(config.split, data_root, check)
+    require_lengths(config.split, items, recipe, shop.prompter, shop.album.patching, note)
     return lambda step: evaluate(shop, items, config, step, out)

@@ -17,40 +17,11 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.recipe import Recipe
+from lens_bench.lens.sizes import qwen_base
 from lens_bench.train.config import ModelConfig, TrainRecipe
 from lens_bench.train.nano import nano_config, nano_model, word_tokenizer
 
-# Shapes of Qwen/Qwen2.5-VL-3B-Instruct, for counting and timing where its weights are not at hand.
-QWEN_3B: Json = {
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "tie_word_embeddings": True,
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "vision_end_token_id": 151653,
-    "vision_config": {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "tokens_per_second": 2,
-    },
-}
+_USUAL_BASE = "Qwen2.5-VL-3B-Instruct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +122,18 @@ def plain_config(
 def random_start(recipe: TrainRecipe) -> LensModel:
     """A model of the recipe's shape with random weights; under ``torch.device("meta")`` without memory.
 
-    Where the recipe's weights are not at hand, their shape is taken to be that of Qwen2.5-VL-3B and SAM 2 Hiera-L.
+    Where the recipe's weights are not at hand, see ``shape_of``.
     """
     shape = shape_of(recipe.model)
     return LensModel(shape) if torch.empty(0).is_meta else fresh(shape, recipe.seed)
 
 
 def shape_of(config: ModelConfig) -> LensConfig:
-    """Configuration of the model that a recipe starts from, without its weights."""
+    """Configuration of the model that a recipe starts from, without its weights.
+
+    Raises:
+        UsageError: The recipe names a model that is not at hand and whose sizes are not known.
+    """
     if config.fresh is not None:
         return as_trained(nano_config(config.fresh), config)
     if config.checkpoint and Path(config.checkpoint).expanduser().is_dir():
@@ -170,7 +145,12 @@ def shape_of(config: ModelConfig) -> LensConfig:
     if config.qwen and Path(config.qwen).expanduser().is_dir():
         folder = Path(config.qwen).expanduser()
         return plain_config(config, hub_config(folder), _generation(folder))
-    return plain_config(config, QWEN_3B)
+    if config.checkpoint:
+        raise UsageError(
+            f"no checkpoint in {config.checkpoint}, and its sizes cannot be told without it",
+            "leave model.checkpoint out to plan with Qwen2.5-VL-3B, or name a base with model.qwen",
+        )
+    return plain_config(config, qwen_base(config.qwen) if config.qwen else qwen_base(_USUAL_BASE))
 
 
 def _generation(folder: Path) -> Mapping[str, object] | None:

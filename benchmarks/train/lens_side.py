@@ -18,6 +18,7 @@ from lens_bench.train.devices import make_accelerator
 from lens_bench.train.loop import Training, Where
 from lens_bench.train.stages import make_objective
 from lens_bench.train.start import Start
+from lens_bench.train.usable import DataCheck
 
 RATE = 1e-5
 
@@ -97,9 +98,9 @@ def training_of(shape: Shape, task: Task, out: Path) -> Training:
     accelerator = make_accelerator(recipe)
     lens = model_of(shape).to(accelerator.device)
     data = TrainingData(units_of(pictures(task), expressions(task)), {}, 0, {})
-    training = Training(
-        recipe, Where(out, out), accelerator, Start(lens, byte_tokenizer(), ()), data, Behind(lambda: None)
-    )
+    start, progress = Start(lens, byte_tokenizer(), ()), Behind(lambda: None)
+    check = DataCheck(accelerator, out, progress, fresh=True)
+    training = Training(recipe, Where(out, out), accelerator, start, data, check, progress)
     never = frozenset({shape.vocabulary})
     training.shop.prompter = Prompter(lens.config.recipe, byte_tokenizer(), never, PADDING)
     training.objective = make_objective(training.shop)

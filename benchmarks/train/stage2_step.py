@@ -47,6 +47,7 @@ from lens_bench.train.policy import Policy
 from lens_bench.train.recipe_files import load_recipe
 from lens_bench.train.rollout import Ask, HfSampler, Rollout
 from lens_bench.train.start import Start, as_trained
+from lens_bench.train.usable import DataCheck
 
 # Height and width of the pictures, about those of COCO.
 SIDES = {"3b": (480, 640), "tiny": (84, 112)}
@@ -139,7 +140,8 @@ def training_of(size: str, recipe: TrainRecipe, out: Path, progress: Steps) -> t
     pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(3, 10))) for _ in range(count)]
     data = TrainingData(units_of(pictures, texts), {}, 0, {})
-    training = Training(recipe, Where(out, out), accelerator, Start(lens, tokenizer, ()), data, progress)
+    check = DataCheck(accelerator, out, progress, fresh=True)
+    training = Training(recipe, Where(out, out), accelerator, Start(lens, tokenizer, ()), data, check, progress)
     settings, shop = recipe.grpo, training.shop
     assert settings is not None
     sampler = Timed(

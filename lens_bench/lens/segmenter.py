@@ -92,7 +92,8 @@ class LensSegmenter:
 
     def expect(self, tasks: Sequence[ImageTask]) -> None:
         """Remember what will be asked, so that loading can say what will not fit."""
-        self._expected = tuple((task.size, max((q.expression for q in task.queries), key=len)) for task in tasks)
+        longest = (max((query.expression for query in task.queries), key=len, default="") for task in tasks)
+        self._expected = tuple(zip((task.size for task in tasks), longest, strict=True))
 
     def force_length(self, tokens: int) -> None:
         """Write exactly so many tokens for every expression, whatever they are. Called before loading."""

@@ -17,6 +17,8 @@ from lens_bench.train.data import Item
 
 # Of the longest expressions, how many are tokenised to find the longest prompt.
 _TOKENISED = 32
+# Tokens to advise for an answer where the recipe does not say how long one may be.
+_ADVISED = 256
 
 
 def require_lengths(
@@ -43,11 +45,13 @@ def require_lengths(
     expressions = sorted({item.sample.expression for item in items}, key=lambda text: (len(text), text))[-_TOKENISED:]
     text = len(prompter.before) + max((len(prompter.after(expression)) for expression in expressions), default=0)
     sizes = {item.image: item.sample.truth.size for item in items}
-    answer = recipe.grpo.max_completion_length if recipe.grpo is not None else 1
+    answer = recipe.grpo.max_completion_length if recipe.grpo is not None else _ADVISED
     full = shortage(sizes.values(), prompter.recipe, patching, text, answer)
     if full is None:
         return
     none = shortage(sizes.values(), prompter.recipe, patching, text, 1)
+    if none is None and recipe.grpo is None:  # nothing says how long its answers will be
+        return
     hint = f"--set model.prompt.max_length={full.needed}, or a smaller model.prompt.max_pixels"
     if none is not None:
         raise UsageError(f"{name}: {_in_words(none, len(sizes))} leave no room for an answer", hint)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from lens_bench.errors import UsageError
+from lens_bench.lens.images import Patching
+from lens_bench.lens.room import shortage
+from lens_bench.lens.sizes import lens_3b
 from lens_bench.train.command import plan_jobs
 from lens_bench.train.config import ChainRecipe, TrainRecipe
-from lens_bench.train.plan import make_plan
+from lens_bench.train.plan import in_human_time, make_plan
 from lens_bench.train.recipe_files import RECIPES, load_recipe, recipe_names, validated
 from lens_bench.train.schedule import rate_share
+from lens_bench.train.start import as_trained, random_start
 
 from .conftest import tiny_recipe
+from .own_set import write_own_set
 
 
 def single(name: str, *settings: str) -> TrainRecipe:
@@ -231,7 +237,8 @@ def test_dry_run_counts_what_trains(data_root: Path) -> None:
     assert absent.units is None and "testA" in absent.notes[0]
     heavier = make_plan(tiny_recipe("grpo", {"grpo": {"share_prefix": False}}), data_root)
     assert heavier.tokens > plan.tokens and heavier.flops > plan.flops
-    assert make_plan(tiny_recipe("grpo", {"grpo": {"beta": 0}}), data_root).memory < plan.memory
+    without = make_plan(tiny_recipe("grpo", {"grpo": {"beta": 0}}), data_root)
+    assert without.memory[0].peak < plan.memory[0].peak and "reference" not in without.memory[0].parts
 
 
 def test_dry_run_of_the_full_size_needs_no_weights(data_root: Path) -> None:
@@ -239,6 +246,85 @@ def test_dry_run_of_the_full_size_needs_no_weights(data_root: Path) -> None:
     # The authors' head: queries, four blocks, pooling, projection (474.9 M).
     assert plan.trainable == {"head": 474_853_632}
     assert "Qwen2.5-VL-3B" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "language_model"),
+    # Parameters of the released checkpoints, tower included, from the metadata of their safetensors files.
+    [("Qwen/Qwen2.5-VL-3B-Instruct", 3_754_622_976), ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656)],
+)
+def test_dry_run_knows_other_bases(base: str, language_model: int, data_root: Path) -> None:
+    recipe = single("lens-3b-stage1", f"model.qwen={base}")
+    with torch.device("meta"):
+        lens = random_start(recipe)
+    assert sum(p.numel() for p in lens.qwen.parameters()) == language_model
+    assert base in make_plan(recipe, data_root).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model.qwen=Qwen/Qwen3-VL-4B-Instruct", "LENS is built on Qwen2-VL and Qwen2.5-VL"),
+        ("model.qwen=somebody/else", "somebody/else is not at hand, and its sizes are not known"),
+    ],
+)
+def test_dry_run_of_an_unknown_base_is_refused(setting: str, reason: str, data_root: Path) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        make_plan(single("lens-3b-stage1", setting), data_root)
+    assert "qwen2.5-vl-7b" in caught.value.hint
+    with pytest.raises(UsageError, match="no checkpoint in results/nowhere"):
+        make_plan(single("lens-3b-stage2", "model.checkpoint=results/nowhere"), data_root)
+
+
+def test_dry_run_says_what_fits_where(data_root: Path) -> None:
+    plan = make_plan(single("lens-3b-stage2"), data_root, gpus=8)
+    plain, divided, adapters = plan.memory
+    assert [m.layout for m in plan.memory] == ["plain", "FSDP", "LoRA"]
+    trained = sum(plan.trainable.values())
+    assert plain.parts["moments"] == 8 * trained and divided.parts["moments"] == trained
+    # 16 bytes a trained parameter, and the reference beside them: no card of 80 GB holds it whole.
+    assert plain.peak > 16 * trained and plain.cards == (141,)
+    assert divided.parts["gathered copy"] == 4 * plan.parameters and 24 not in divided.cards and 48 in divided.cards
+    assert 24 in adapters.cards and adapters.peak < divided.peak
+    alone = make_plan(single("lens-3b-stage2"), data_root, gpus=1)
+    assert [m.layout for m in alone.memory] == ["plain", "LoRA"]
+    assert alone.h100_seconds[0] == pytest.approx(8 * plan.h100_seconds[0])
+    engine = make_plan(single("lens-3b-stage2", "grpo.rollouts=vllm", "grpo.vllm_share=0.5"), data_root, gpus=8)
+    assert engine.memory[1].vllm == 0.5 and len(engine.memory[1].cards) < len(divided.cards)
+
+
+def test_dry_run_takes_the_sizes_of_the_data(tmp_path: Path) -> None:
+    write_own_set(tmp_path, "train", 6)
+    recipe = tiny_recipe("supervised", {"data": {"splits": ["coco-json/train"], "held_out": [], "unit": "expression"}})
+    wide = recipe.model_copy(update={"model": recipe.model.model_copy(update={"prompt": {"sizing": "smart"}})})
+    # 64x48 pixels are fewer tokens than the 640x480 that are assumed without data.
+    assert make_plan(wide, tmp_path).tokens < make_plan(wide, tmp_path / "nothing").tokens
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (40, "40 seconds"),
+        (3600, "60 minutes"),
+        (7 * 3600, "7 hours"),
+        (5 * 86400, "5 days"),
+        (150 * 31557600, "150 years"),
+    ],
+)
+def test_durations_have_human_units(seconds: float, shown: str) -> None:
+    assert in_human_time(seconds) == shown
+
+
+@pytest.mark.parametrize("name", ["lens-3b-reasonseg", "lens-3b-reasonseg-cot"])
+def test_reasonseg_recipes_have_room_for_their_answers(name: str) -> None:
+    recipe = single(name)
+    asked = as_trained(lens_3b(), recipe.model).recipe
+    # evaluate_reasonseg.py: longest side to 640, OpenCV for SAM 2.
+    assert (asked.sizing, asked.longest_side, asked.sam_resize) == ("longest-side", 640, "opencv")
+    assert recipe.grpo is not None
+    text = len(asked.question) // 3 + 80  # more tokens than any question of ReasonSeg needs
+    sizes = [(683, 1024), (1024, 1024), (3000, 4000), (300, 200), (640, 640)]
+    assert shortage(sizes, asked, Patching(), text, recipe.grpo.max_completion_length) is None
 
 
 @pytest.mark.parametrize(

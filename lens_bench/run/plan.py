@@ -159,7 +159,7 @@ def make_plan(
         data={
             "expected": opened.expected,
             "found": asdict(opened.counts),
-            "left_out": len(chosen) - len(samples),
+            **({"left_out": len(chosen) - len(samples)} if len(samples) < len(chosen) else {}),
         },
         pixels=_pixels(opened) if card.reads_images else None,
         data_root=str(request.data_root.resolve()),

@@ -124,7 +124,6 @@ def test_masks_are_those_of_metas_predictor(tmp_path: Path) -> None:
             )
             best = int(np.argmax(scores))
             (found,) = ours.masks([(encoded, prompt)], best_of_three=three)
-            # Theirs resizes floats, ours bytes: some pixels at the edge of a mask may fall on the other side.
             assert found.score == pytest.approx(float(scores[best]), abs=2e-3)
             assert np.mean(decode(found.mask) != (masks[best] > 0)) < 5e-3
             assert 0 < area(found.mask) < 300 * 420

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lens_bench.scoring.protocols import PROTOCOLS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_gseval = pytest.mark.skipif(
@@ -115,7 +118,66 @@ def test_score_under_another_protocol(cli: Any, tiny: Any, tmp_path: Path) -> No
     assert "parts overlap" in shown
     assert "{" not in shown
     assert "24 answers cover more than the target that lisa leaves" in shown
-    assert json.loads(cli("score", tmp_path, *where).stdout)["metrics"]["ciou"] == 1.0
+    both = [json.loads(line) for line in cli("score", tmp_path, *where).stdout.splitlines()]
+    assert [summary["protocol"] for summary in both] == ["strict", "lisa"]
+    assert both[0]["metrics"]["ciou"] == 1.0
+
+
+def test_several_protocols_side_by_side(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    result = cli(*tiny.run("oracle", tmp_path, "--protocol", "strict,lisa", "--protocol", "gres"))
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "tiny/val").iterdir()
+    assert f"strict, lisa, gres protocols, {folder}" in result.stdout
+    names = {"scores.jsonl", "summary.json"}
+    names |= {"scores.lisa.jsonl", "summary.lisa.json", "scores.gres.jsonl", "summary.gres.json"}
+    assert {p.name for p in folder.iterdir() if p.name.startswith(("scores", "summary"))} == names
+    rows = [line.split() for line in cli("show", folder).stdout.splitlines() if line.startswith("tiny val")]
+    assert [row[2] for row in rows] == ["strict", "lisa", "gres"]
+    shown = json.loads(cli("show", folder, "--json").stdout)
+    assert shown["protocol"] == "strict"
+    assert {k: v["metrics"]["ciou"] < 1 for k, v in shown["other_protocols"].items()} == {"lisa": True, "gres": False}
+
+    where = ["--suite", tiny.card_path, "--data-root", tiny.data_root]
+    every = cli("score", folder, "--protocol", "all", "--json", *where)
+    assert every.returncode == 0, every.stderr
+    found = [json.loads(line)["protocol"] for line in every.stdout.splitlines()]
+    assert found == ["strict", *(name for name in PROTOCOLS if name != "strict")]
+    assert json.loads((folder / "summary.json").read_text())["protocol"] == "strict"
+
+    chosen = ["--suite", "tiny", "--include", "measured", "--format", "csv", "-o", tmp_path / "leaderboard.csv"]
+    board = cli("leaderboard", "--results", tmp_path, *chosen)
+    assert board.returncode == 0, board.stderr
+    with (tmp_path / "leaderboard.csv").open() as stream:
+        measured = [row["protocol"] for row in csv.DictReader(stream) if not row["subset"]]
+    assert sorted(measured) == sorted(PROTOCOLS)
+
+    for extra, code, words in (
+        (["--protocol", "strict,"], 2, "--protocol names nothing"),
+        (["--protocol", "lisa,lis"], 2, "did you mean lisa"),
+    ):
+        for command in (["score", folder, *where], tiny.run("oracle", tmp_path)):
+            refused = cli(*command, *extra)
+            assert (refused.returncode, words in refused.stderr) == (code, True), refused.stderr
+
+
+def test_a_table_of_several_models_names_them(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    for model in ("oracle", "full"):
+        cli(*tiny.run(model, tmp_path))
+    shown = cli("score", tmp_path, "--suite", tiny.card_path, "--data-root", tiny.data_root)
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split()[2] for line in shown.stdout.splitlines() if line.startswith("tiny val")]
+    assert sorted(rows) == ["full", "oracle"]
+
+
+def test_a_damaged_run_does_not_keep_the_others_from_being_scored(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    for model in ("oracle", "full"):
+        cli(*tiny.run(model, tmp_path))
+    next((tmp_path / "tiny/val").glob("full-*/predictions.jsonl")).write_text("[]\n")
+    result = cli("score", tmp_path, "--suite", tiny.card_path, "--data-root", tiny.data_root)
+    assert result.returncode == 4
+    assert "left out: " in result.stderr
+    assert "predictions.jsonl, line 1 is not a JSON object" in " ".join(result.stderr.split())
+    assert "oracle" in result.stdout
 
 
 def test_score_of_a_predictions_file(cli: Any, tiny: Any, tmp_path: Path) -> None:

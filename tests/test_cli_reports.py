@@ -43,6 +43,48 @@ def test_compare_refuses_another_protocol(cli: Any, tiny: Any, runs: dict[str, P
     assert "lisa" in result.stderr
 
 
+def test_runs_of_different_protocols_under_one_of_them(
+    cli: Any, tiny: Any, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    lisa = json.loads(cli(*tiny.run("full", tmp_path, "--protocol", "lisa", "--json")).stdout)["run"]
+    where = ["--suite", tiny.card_path, "--data-root", tiny.data_root]
+    assert cli("score", lisa, "--protocol", "strict", *where).returncode == 0
+    found = cli("compare", runs["full"], lisa, "--protocol", "strict", "--json")
+    assert found.returncode == 0, found.stderr
+    (comparison,) = json.loads(found.stdout)["comparisons"]
+    assert (comparison["protocol"], comparison["overall"]["metrics"][0]["delta"]) == ("strict", 0.0)
+    reference = tmp_path / "gate.json"
+    assert cli("gate", runs["full"], "--against", reference, "--update").returncode == 0
+    own = cli("gate", lisa, "--against", reference)
+    assert own.returncode == 2
+    assert "--protocol strict" in own.stderr
+    assert cli("gate", lisa, "--against", reference, "--protocol", "strict").returncode == 0
+    page = cli("report", lisa, "--protocol", "strict", "-o", tmp_path / "page.html", *where)
+    assert page.returncode == 0, page.stderr
+    assert "protocol strict" in (tmp_path / "page.html").read_text()
+    never = cli("report", lisa, "--protocol", "gres", "-o", tmp_path / "page.html", *where)
+    assert never.returncode == 4
+    assert "is not scored under gres" in " ".join(never.stderr.split())
+
+
+def test_a_damaged_run_is_named_and_the_rest_is_shown(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for model in ("full", "empty"):
+        assert cli(*tiny.run(model, out)).returncode == 0
+    (damaged,) = (out / "tiny/val").glob("empty-*")
+    (damaged / "manifest.json").write_text("[" * 100_000)
+    for command, shown in (
+        (["leaderboard", "--results", out, "--suite", "tiny", "--include", "measured"], "full"),
+        (["compare", out, out], "72 expressions of 12 images"),
+        (["report", out, "--suite", tiny.card_path, "--data-root", tiny.data_root], "report.html"),
+    ):
+        result = cli(*command)
+        assert result.returncode == 4, result.stderr
+        assert shown in result.stdout
+        assert "nested too deeply" in " ".join(result.stderr.split())
+        assert "Traceback" not in result.stderr
+
+
 def test_gate(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
     reference = tmp_path / "gates/tiny.json"
     made = cli("gate", runs["good"], "--against", reference, "--update", "--margin", "1.5")

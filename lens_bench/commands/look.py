@@ -200,14 +200,15 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
 
     manifest = read_manifest(files)
     own = read_results(files, manifest)
-    others, damaged = [], []
+    others: list[Results] = []
+    damaged: list[DataError] = []
     for name in other_protocols(files, manifest):
         try:
-            others.append(read_results(files, manifest, name).summary)
+            others.append(read_results(files, manifest, name))
         except DataError as error:
             damaged.append(error)
     if as_json:
-        _json({**own.summary, "other_protocols": {str(summary["protocol"]): summary for summary in others}})
+        _json({**own.summary, "other_protocols": {found.protocol.name: found.summary for found in others}})
         refuse_damaged(damaged)
         return
     settings, about = manifest.settings, manifest.environment
@@ -229,8 +230,9 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
         )
     )
     out.print()
-    out.print(summary_table([own.summary, *others]))
-    _explain_score(own, oracle=manifest.sees_ground_truth)
+    out.print(summary_table(found.summary for found in (own, *others)))
+    for found in (own, *others):
+        _explain_score(found, oracle=manifest.sees_ground_truth)
     refuse_damaged(damaged)
 
 

@@ -22,8 +22,9 @@ from lens_bench.report.gate_speed import SpeedFigures, check_tolerances
 from lens_bench.report.runset import ScoredRun
 from lens_bench.run.files import JsonObject, read_json
 from lens_bench.scoring.metrics import Metrics, same_figures, summarise
-from lens_bench.scoring.protocols import get_protocol
+from lens_bench.scoring.protocols import PROTOCOLS
 from lens_bench.scoring.ratios import ratios
+from lens_bench.scoring.verify import check_scores
 
 DEFAULT_MARGIN = 0.005  # half a point of cIoU
 
@@ -219,7 +220,8 @@ def read_reference(path: Path) -> Reference:
     """Read a reference file.
 
     Raises:
-        DataError: It is missing, malformed, or its metrics are not those of its own samples.
+        DataError: It is missing or malformed, its samples are not what its protocol gives, or its metrics are not
+            those of its samples.
     """
     if not path.is_file():
         raise DataError(f"there is no gate reference {path}", "`lens-bench gate RUN --against FILE --update` writes it")
@@ -230,6 +232,12 @@ def read_reference(path: Path) -> Reference:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
         raise DataError(f"{path} is not a gate reference: {where}: {first['msg']}", "write it with --update") from None
+    if reference.protocol not in PROTOCOLS:
+        raise DataError(f"{path}: this version of lens-bench has no protocol {reference.protocol!r}")
+    try:
+        check_scores(reference.samples.scores(), PROTOCOLS[reference.protocol], whole=True)
+    except DataError as error:
+        raise DataError(f"{path}: {error.message}", "it was edited; write it with --update") from None
     if not same_figures(_metrics(reference).to_json(), reference.metrics):
         raise DataError(f"{path}: its metrics are not those of its samples", "it was edited; write it with --update")
     return reference
@@ -256,7 +264,7 @@ def check_complete(run: ScoredRun) -> None:
 
 
 def _metrics(reference: Reference) -> Metrics:
-    return summarise(reference.samples.scores(), get_protocol(reference.protocol))
+    return summarise(reference.samples.scores(), PROTOCOLS[reference.protocol])
 
 
 def _line(value: object) -> str:

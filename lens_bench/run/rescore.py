@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lens_bench.data.empty import without_empty
 from lens_bench.data.split import known_root, open_split
 from lens_bench.errors import DataError
 from lens_bench.records import Sample
@@ -72,4 +73,5 @@ def _samples(manifest: Manifest, data_root: Path | None, suite: str | None) -> t
             f"{split.content_hash[:12]}, not {manifest.suite_hash[:12]}",
             "name the folder of the data that the run used with --data-root",
         )
-    return select_samples(split.samples, manifest.settings.limit, manifest.shard)
+    chosen = select_samples(split.samples, manifest.settings.limit, manifest.shard)
+    return without_empty(split, chosen, allow_partial=True) if manifest.data.get("left_out") else chosen

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from lens_bench.records import Prediction, Sample, Score
 from lens_bench.run.truth_store import TruthStore, cache_folder, truth_rules
-from lens_bench.scoring.counts import Scorer
+from lens_bench.scoring.counts import Answer, Scorer, answer_rules, read_answers
 from lens_bench.scoring.protocols import Protocol
 
 _WAITING = 1024  # predictions held in memory while the model is faster than the scoring
@@ -19,7 +19,7 @@ class BackgroundScorer:
     """Scores predictions as they come, in any order; ``finish`` gives the scores in the order of the samples.
 
     One thread, because annotations are cached between the expressions of a referent. Protocols that read annotations
-    alike share them.
+    or answers alike share them.
 
     Args:
         protocols: The rules, each with a name of its own.
@@ -90,7 +90,14 @@ class BackgroundScorer:
 
     def _score(self, predictions: Sequence[Prediction]) -> dict[str, list[Score]]:
         pairs = [(self._samples[p.sample_id], p) for p in predictions]
-        return {name: scorer.score_all(pairs) for name, scorer in self._scorers.items()}
+        read: dict[object, list[Answer]] = {}
+        found = {}
+        for name, scorer in self._scorers.items():
+            rules = answer_rules(scorer.protocol)
+            if rules not in read:
+                read[rules] = read_answers(pairs, scorer.protocol)
+            found[name] = scorer.score_all(pairs, read[rules])
+        return found
 
     def _keep(self, found: Mapping[str, Sequence[Score]]) -> None:
         for name, scores in found.items():

@@ -144,6 +144,21 @@ def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
         compare(a, b)
 
 
+def test_a_damaged_run_among_several_is_left_out_and_named(tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        for split in ("val", "testA", "testB"):
+            write_run(tmp_path / model, [score(i, 0.5) for i in range(4)], model=model, split=split)
+    next((tmp_path / "a" / "toy" / "val").rglob("summary.json")).write_text("[1]")
+    next((tmp_path / "b" / "toy" / "testA").rglob("manifest.json")).write_text("{")
+    found = compare_paths(tmp_path / "a", tmp_path / "b")
+    assert [c.split for c in found.comparisons] == ["testB"]
+    assert sorted(e.message.split("/")[-1].split(" ")[0] for e in found.left_out) == ["manifest.json", "summary.json"]
+    assert len(found.to_json()["left_out"]) == 2  # type: ignore[arg-type]
+    next((tmp_path / "a" / "toy" / "testB").rglob("scores.jsonl")).unlink()
+    with pytest.raises(DataError, match=r"no scores\.jsonl"):
+        compare_paths(tmp_path / "a", tmp_path / "b")
+
+
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     a.scores.write_bytes(b"".join(a.scores.read_bytes().splitlines(keepends=True)[:-1]))

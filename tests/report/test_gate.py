@@ -164,6 +164,14 @@ def test_a_missing_or_edited_reference_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="its metrics are not those of its samples"):
         gate(run, path)
+    path.write_text(json.dumps(content | {"protocol": "old"}))
+    with pytest.raises(DataError, match="no protocol 'old'"):
+        gate(run, path)
+    forged = json.loads(json.dumps(content))
+    forged["samples"]["intersection"][3] = 10**30
+    path.write_text(json.dumps(forged))
+    with pytest.raises(DataError, match="toy/val/00003 is not one of strict: intersection"):
+        gate(run, path)
     path.write_text(json.dumps(content | {"margin": -1}))
     with pytest.raises(DataError, match="margin"):
         gate(run, path)

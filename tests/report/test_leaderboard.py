@@ -223,6 +223,51 @@ def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         assert sum(files.root.name in note for note in found.notes) == 1
 
 
+def test_a_run_under_several_protocols_has_a_row_for_each(tmp_path: Path) -> None:
+    write_run(tmp_path, scores(0.6), model="a", also=["lisa", "gres"])
+    write_run(tmp_path, scores(0.5), model="b", also=["lisa"])
+    found = board(tmp_path)
+    assert {(r.protocol, r.model, f"{r.rank}/{r.ranked}") for r in whole(found)} == {
+        ("strict", "a", "1/2"),
+        ("strict", "b", "2/2"),
+        ("lisa", "a", "1/2"),
+        ("lisa", "b", "2/2"),
+        ("gres", "a", "1/1"),
+    }
+    write_csv(found, tmp_path / "out.csv")
+    rows = [r for r in csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")) if not r["subset"]]
+    assert sorted(r["protocol"] for r in rows) == ["gres", "lisa", "lisa", "strict", "strict"]
+    for text in (to_html(found), to_markdown(found), shown(found, 250)):
+        assert all(name in text for name in ("gres", "lisa", "strict"))
+
+
+def test_altered_scores_are_not_ranked(tmp_path: Path) -> None:
+    write_run(tmp_path, scores(0.6), model="good")
+    forged = write_run(tmp_path, scores(0.5), model="forged", also=["lisa"])
+    summary = read_json(forged.summary)
+    summary["metrics"]["ciou"] = 0.99  # type: ignore[index]
+    write_json(forged.summary, summary)
+    found = board(tmp_path)
+    assert {(r.protocol, r.model) for r in whole(found)} == {("strict", "good"), ("lisa", "forged")}
+    (error,) = found.damaged
+    assert "metrics.ciou is not that of scores.jsonl" in error.message
+    assert [note for note in found.notes if "forged" in note and "metrics.ciou" in note]
+    other = read_json(forged.other_summary("lisa"))
+    write_json(forged.other_summary("lisa"), other | {"perf": 7})
+    found = board(tmp_path)
+    assert [r.model for r in whole(found)] == ["good"]
+    assert any("under lisa" in note for note in found.notes)
+
+
+def test_a_run_that_is_not_finished_is_no_damage(tmp_path: Path) -> None:
+    files = write_run(tmp_path, scores(0.6))
+    files.summary.unlink()
+    files.scores.unlink()
+    found = board(tmp_path)
+    assert found.damaged == ()
+    assert "it is not finished" in found.notes[0]
+
+
 def test_a_copied_run_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "a", scores(0.6), created="2026-01-01T00:00:00+00:00")
     write_run(tmp_path / "b", scores(0.7), created="2026-02-01T00:00:00+00:00")

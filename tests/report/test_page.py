@@ -48,6 +48,38 @@ def data_of(page: Path) -> dict[str, object]:
 # ---------------------------------------------------------------------------------------------- the whole page
 
 
+def test_a_page_has_a_row_for_every_protocol(tmp_path: Path) -> None:
+    scores = [score(i, 0.5) for i in range(8)]
+    single = write_run(tmp_path / "a", scores)
+    several = write_run(tmp_path / "b", scores, also=["lisa", "gres"], model="b")
+    (page,) = report([single.root], options=PageOptions(plots=False))
+    assert 'id="protocols"' not in page.path.read_text()
+    (page,) = report([several.root], options=PageOptions(plots=False))
+    text = page.path.read_text()
+    table = re.search(r'<section id="protocols".*?</section>', text, re.DOTALL)
+    assert table is not None
+    assert re.findall(r'<th scope="row" title="[^"]*">([\w-]+)', table[0]) == ["strict", "lisa", "gres"]
+    assert table[0].count("of the run") == 1
+    assert table[0].count("50.00") >= 6
+    several.other_scores("lisa").unlink()
+    (page,) = report([single.root, several.root], options=PageOptions(plots=False))
+    text = page.path.read_text()
+    assert any("under lisa is left out: no scores.lisa.jsonl" in note for note in page.notes)
+    assert re.findall(r'<th scope="row" title="[^"]*">([\w-]+)', text) == ["strict", "strict", "gres"]
+
+
+def test_a_damaged_run_costs_its_own_page_only(tmp_path: Path) -> None:
+    made = [write_run(tmp_path, [score(i, 0.5) for i in range(4)], model=m) for m in ("a", "b", "c")]
+    made[1].summary.write_text("{}")
+    made[2].manifest.write_text("{")
+    left_out: list[DataError] = []
+    (page,) = report([tmp_path], options=PageOptions(plots=False), left_out=left_out)
+    assert page.path == made[0].report
+    assert len(left_out) == 2
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        report([tmp_path], options=PageOptions(plots=False))
+
+
 def test_a_page_holds_samples_pictures_masks_and_facts(tmp_path: Path, suite: Suite) -> None:
     run = run_suite(suite, tmp_path / "runs", lambda n, s: shifted(n, s, n, f"thought {n}"), speed=perf())
     (info,) = report([run.root], options=options(suite))

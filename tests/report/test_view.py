@@ -64,6 +64,26 @@ def test_every_page_of_the_index_is_served(server: ThreadingHTTPServer, folder: 
     assert {get(server, e.href)[:2] for e in entries} == {(200, "<p>report</p>"), (200, "odd")}
 
 
+def test_a_damaged_run_does_not_take_the_index_down(server: ThreadingHTTPServer, folder: Path) -> None:
+    odd = write_run(folder, [score(i, 0.5) for i in range(4)], model="odd")
+    odd.report.write_text("<p>odd</p>")
+    for path, text in (
+        (odd.summary, "{"),
+        (odd.summary, '{"schema_version": 1, "metrics": 7}'),
+        (odd.summary, "[" * 100_000),
+        (odd.scores, "{}"),
+        (odd.manifest, '{"suite": 3}'),
+    ):
+        before = path.read_bytes()
+        path.write_text(text)
+        status, body, _ = get(server, "/")
+        assert status == 200
+        assert "cIoU 50.00" in body
+        assert "damaged: " in body
+        path.write_bytes(before)
+    assert "damaged: " not in get(server, "/")[1]
+
+
 @pytest.mark.parametrize(
     "path",
     [

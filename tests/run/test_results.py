@@ -14,10 +14,12 @@ from lens_bench.errors import DataError
 from lens_bench.run import results
 from lens_bench.run.evaluate import Outcome, run_splits
 from lens_bench.run.files import RunFiles, read_json, write_json
+from lens_bench.run.journal import read
 from lens_bench.run.manifest import read_manifest
 from lens_bench.run.plan import Plan, make_model
 from lens_bench.run.rescore import rescore
 from lens_bench.run.results import other_protocols, read_results
+from lens_bench.scoring.counts import Scorer
 from lens_bench.scoring.protocols import PROTOCOLS
 
 from ..report.made_runs import perf, score, write_run
@@ -62,8 +64,13 @@ def test_all_protocols_at_once(tiny: Any, tmp_path: Path) -> None:
     outcome = finish(noisy(tiny, tmp_path, also=tuple(PROTOCOLS)))
     manifest = read_manifest(outcome.files)
     assert (manifest.protocol, *other_protocols(outcome.files, manifest)) == tuple(PROTOCOLS)
-    for name in PROTOCOLS:
-        assert read_results(outcome.files, manifest, name).protocol.name == name
+    samples = noisy(tiny, tmp_path).samples
+    answers = {p.sample_id: p for p in read(outcome.files.predictions)}
+    for name, protocol in PROTOCOLS.items():
+        found = read_results(outcome.files, manifest, name)
+        assert found.protocol.name == name
+        alone = Scorer(protocol, samples)
+        assert list(found.scores) == [alone.score(s, answers[s.id]) for s in samples]
 
 
 def test_scoring_again_keeps_the_runs_own_figures(tiny: Any, tmp_path: Path) -> None:

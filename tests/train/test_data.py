@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from lens_bench.data.images import ImageFile
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import GroundTruth, Polygon, Sample
+from lens_bench.train.begun import BEGUN, Begun, write_down
 from lens_bench.train.config import DataConfig
 from lens_bench.train.data import Item, Order, Unit, failure_weights, of_rank, open_data, open_items
 from lens_bench.train.draws import stream
+
+from .conftest import tiny_recipe
 
 CONFIG = DataConfig(splits=("shapes/train",), held_out=("shapes/val",))
 
@@ -110,6 +114,18 @@ def test_streams_are_told_apart() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- real files
+
+
+def test_a_split_that_is_smaller_than_its_card_says_is_counted_and_named(data_root: Path, tmp_path: Path) -> None:
+    data = open_data(CONFIG, data_root)
+    counts = data.counts["shapes/train"]
+    expected, found = counts["expected"], counts["found"]
+    assert isinstance(expected, dict) and isinstance(found, dict)
+    assert found["expressions"] == len([i for unit in data.units for i in unit.items]) < expected["expressions"]
+    part = f"{found['expressions']:,} of {expected['expressions']:,} expressions"
+    assert data.partial == {"shapes/train": part}
+    write_down(tmp_path, Begun(tiny_recipe("supervised"), data.hashes, None, data.counts))
+    assert json.loads((tmp_path / BEGUN).read_text())["counts"] == data.counts
 
 
 def test_rationales_referents_and_things(data_root: Path) -> None:

@@ -3,17 +3,20 @@
 RefCOCO, RefCOCO+ and RefCOCOg are annotations of the same COCO images, and the training split of one holds images (and
 objects) of the evaluation splits of the others. Models trained on their union have therefore seen test images. Images
 are told apart by what they are and not by where they lie: by COCO's image id, which is unique over all its years, where
-the file's name says it, else by the file's name.
+the file's name says it, else by the file's name. Splits of one suite that keep their images in folders of their own may
+number them alike: there equal names are the same image only where the files are equal.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lens_bench.data.images import ImageFile
 from lens_bench.data.split import Split
 from lens_bench.records import Sample
 
@@ -41,7 +44,8 @@ class AuditReport:
         overlaps: Every ordered pair of different splits.
         train: Names of the training splits; all others are held out.
         drop: For every training split, the suite's ``image_id`` of each image that occurs in a held-out split.
-        drop_images: The same as identities (``coco:<id>`` or ``file:<name>``), over all training splits.
+        drop_images: The same as identities (``coco:<id>``, ``file:<name>`` or ``file:<name>#<digest>``), over all
+            training splits.
     """
 
     images: Mapping[str, int]
@@ -89,7 +93,8 @@ def audit(splits: Sequence[Split], train: Sequence[str] | None = None) -> AuditR
         train: Names (``suite/split``) of those that are trained on; by default every split called ``train`` or
             ``<something>-train``. All others count as held out.
     """
-    identities = {_name(split): _images(split) for split in splits}
+    alike = _numbered_alike(splits)
+    identities = {_name(split): _images(split, alike) for split in splits}
     trained = tuple(n for n in identities if (n in train if train is not None else _is_train(n)))
     held_out = {i for name, images in identities.items() if name not in trained for i in images}
     drop = {
@@ -115,14 +120,35 @@ def _is_train(name: str) -> bool:
     return re.fullmatch(r".*[/-]train", name) is not None
 
 
-def _images(split: Split) -> dict[str, list[str]]:
+def _numbered_alike(splits: Sequence[Split]) -> frozenset[tuple[str, str]]:
+    """Suite and identity of files that have one name in several folders of the suite."""
+    folders: dict[tuple[str, str], set[Path]] = {}
+    for split in splits:
+        for sample in split.samples:
+            identity = image_identity(sample)
+            if isinstance(sample.image, ImageFile) and identity.startswith("file:"):
+                folders.setdefault((split.suite.name, identity), set()).add(sample.image.path.parent)
+    return frozenset(key for key, found in folders.items() if len(found) > 1)
+
+
+def _identity(split: Split, sample: Sample, alike: frozenset[tuple[str, str]]) -> str:
+    identity = image_identity(sample)
+    if (split.suite.name, identity) not in alike or not isinstance(sample.image, ImageFile):
+        return identity
+    try:
+        return f"{identity}#{hashlib.sha256(sample.image.path.read_bytes()).hexdigest()[:12]}"
+    except OSError:  # not there: nobody can train on it
+        return f"{identity}#{sample.image.path.parent}"
+
+
+def _images(split: Split, alike: frozenset[tuple[str, str]]) -> dict[str, list[str]]:
     """Identity of every image, with the ``image_id`` (or ids) that the suite gives it."""
     images: dict[str, dict[str, None]] = {}
     known: dict[str, str] = {}
     for sample in split.samples:
         identity = known.get(sample.image_id)
         if identity is None:
-            identity = known.setdefault(sample.image_id, image_identity(sample))
+            identity = known.setdefault(sample.image_id, _identity(split, sample, alike))
         images.setdefault(identity, {})[sample.image_id] = None
     return {identity: list(ids) for identity, ids in images.items()}
 

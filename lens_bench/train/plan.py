@@ -112,6 +112,8 @@ def make_plan(recipe: TrainRecipe, data_root: Path, gpus: int = 1) -> Plan:
 
 def in_human_time(seconds: float) -> str:
     """A duration in its natural unit: ``40 seconds``, ``12 minutes``, ``7 hours``, ``5 days``, ``150 years``."""
+    if seconds < 1:
+        return "less than a second"
     for unit, size, most in (
         ("second", 1.0, 90.0), ("minute", 60.0, 90.0), ("hour", 3600.0, 48.0), ("day", 86400.0, 700.0),
     ):  # fmt: skip

@@ -304,6 +304,7 @@ def test_dry_run_takes_the_sizes_of_the_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
+        (0.2, "less than a second"),
         (40, "40 seconds"),
         (3600, "60 minutes"),
         (7 * 3600, "7 hours"),

@@ -15,7 +15,7 @@ from lens_bench.data.split import open_split
 from lens_bench.errors import RunError
 from lens_bench.registry import find_suite
 from lens_bench.train.album import truth_of
-from lens_bench.train.data import open_items
+from lens_bench.train.data import open_data, open_items
 from lens_bench.train.log import read_log
 from lens_bench.train.loop import Where, train
 from lens_bench.train.usable import LEFT_OUT, find_problems
@@ -130,3 +130,11 @@ def test_own_images_through_the_command_line(own: Path, tmp_path: Path, capsys: 
     shown = capsys.readouterr().err
     assert "1 expression is left out (broken image" in shown and "1 expression is left out (elongated image" in shown
     assert (tmp_path / "out" / "final" / "model.safetensors").is_file()
+
+
+def test_images_numbered_alike_in_two_folders_are_not_the_same(own: Path) -> None:
+    data = open_data(tiny_recipe("supervised", {"data": OWN}).data, own)
+    assert data.dropped == 0 and len(data.units) == 16
+    images = own / "my_suite"
+    (images / "val" / "images" / "0005.png").write_bytes((images / "train" / "images" / "0005.png").read_bytes())
+    assert open_data(tiny_recipe("supervised", {"data": OWN}).data, own).dropped == 1

@@ -134,7 +134,7 @@ def test_own_images_through_the_command_line(own: Path, tmp_path: Path, capsys: 
 
 def test_images_numbered_alike_in_two_folders_are_not_the_same(own: Path) -> None:
     data = open_data(tiny_recipe("supervised", {"data": OWN}).data, own)
-    assert data.dropped == 0 and len(data.units) == 16
+    assert data.dropped == 1  # the elongated images are equal
     images = own / "my_suite"
     (images / "val" / "images" / "0005.png").write_bytes((images / "train" / "images" / "0005.png").read_bytes())
-    assert open_data(tiny_recipe("supervised", {"data": OWN}).data, own).dropped == 1
+    assert open_data(tiny_recipe("supervised", {"data": OWN}).data, own).dropped == 2

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from lens_bench.data.split import open_split
 from lens_bench.registry import find_suite
-from lens_bench.run.files import RunFiles, read_json, read_lines
+from lens_bench.report.runset import load_run
+from lens_bench.run.files import RunFiles
+from lens_bench.run.journal import read
 from lens_bench.train.labels import referents
 
 
@@ -25,14 +27,13 @@ class Named:
 
 def named(run: Path, data_root: Path) -> Named:
     """Count a run's answers."""
-    files = RunFiles(run)
-    manifest = read_json(files.manifest)
-    split = open_split(find_suite(str(manifest["suite"])), str(manifest["split"]), data_root, allow_partial=True)
+    scored = load_run(RunFiles(run))
+    manifest = scored.manifest
+    split = open_split(find_suite(manifest.suite), manifest.split, data_root, allow_partial=True)
     by_key = referents(split)
     names = {sample.id: by_key[sample.key] for sample in split.samples if sample.key in by_key}
-    texts = {str(line["sample_id"]): str(line["text"]) for _, line in read_lines(files.predictions)}
-    scores = ((str(line["sample_id"]), line["iou"]) for _, line in read_lines(files.scores))
-    right = [name for name, iou in scores if isinstance(iou, float) and iou > 0.5 and name in names]
+    texts = {prediction.sample_id: prediction.text or "" for prediction in read(scored.files.predictions)}
+    right = [s.sample_id for s in scored.scores if s.iou is not None and s.iou > 0.5 and s.sample_id in names]
     return Named(len(right), sum(names[name] in texts[name] for name in right))
 
 

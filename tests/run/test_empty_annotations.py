@@ -17,7 +17,10 @@ from lens_bench.errors import DataError
 from lens_bench.records import GroundTruth, Outline, Polygon
 from lens_bench.registry import find_model, find_suite
 from lens_bench.run.evaluate import run_split
+from lens_bench.run.manifest import read_manifest
 from lens_bench.run.plan import make_model
+from lens_bench.run.rescore import rescore
+from lens_bench.run.results import read_results
 from lens_bench.run.session import InProcess
 from lens_bench.run.watch import Quiet
 from lens_bench.scoring.protocols import get_protocol
@@ -72,6 +75,19 @@ def test_allow_partial_leaves_them_out_counts_them_and_says_so(own_tiny: Any, tm
     metrics = outcome.summary["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["giou"] == 0.0  # nothing is not right anywhere
+
+
+def test_scoring_again_leaves_the_same_ones_out(own_tiny: Any, tmp_path: Path) -> None:
+    for ann_id in (10, 11):  # four of the six expressions of an image: a choice of three among all would take some
+        _damage(own_tiny, OUTSIDE, ann_id)
+    plan = own_tiny.plan("oracle", tmp_path, allow_partial=True, also=("glamm",))
+    _, segmenter = make_model(plan.card, plan.request)
+    files = run_split(plan, InProcess(segmenter, [plan]), Quiet()).files
+    before = files.other_scores("glamm").read_bytes()
+    files.other_scores("glamm").unlink()
+    rescore(files, ["glamm"], own_tiny.data_root, suite=str(own_tiny.card_path))
+    assert files.other_scores("glamm").read_bytes() == before
+    assert read_results(files, read_manifest(files), "glamm").summary["complete"] is True
 
 
 def test_nothing_at_all_is_an_error_even_so(own_tiny: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from lens_bench.errors import DataError
 from lens_bench.records import Score
@@ -21,8 +21,15 @@ from lens_bench.run.manifest import Manifest
 from lens_bench.run.summary import build_summary, read_summary
 from lens_bench.scoring.metrics import same_figures, summarise
 from lens_bench.scoring.protocols import PROTOCOLS, Protocol, get_protocol
+from lens_bench.scoring.stats import intervals
 from lens_bench.scoring.table import ScoreTable
 from lens_bench.scoring.verify import check_scores
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Of an interval's width. Another stream of random numbers, as a later NumPy may have, moves an end by some 2 %.
+_NOISE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,8 @@ def read_results(files: RunFiles, manifest: Manifest, protocol: str | None = Non
     """The one reader of scores and summaries.
 
     Checked are the types and ranges of all fields, that the summary belongs to the manifest and to its scores file,
-    every score under the rules of the protocol, and the metrics, by tag too, against those of the scores. Intervals are
-    checked for their range only, since computing them takes longer than all the rest.
+    every score under the rules of the protocol, and the metrics and their intervals, by tag too, against those of the
+    scores. Of intervals it is checked that they are no further off than resampling leaves open.
 
     Args:
         files: The run directory.
@@ -177,24 +184,49 @@ def _checked(
     for what, computed, stored in _figures(table, protocol, summary):
         if not same_figures(computed, stored):
             raise DataError(f"{where.summary}: {what} is not that of {where.scores.name}")
+    for what, rows, block in _blocks(table, summary):
+        stored_ends = cast("Mapping[str, Sequence[float] | None]", block["ci95"])
+        for name, interval in _paired(intervals(rows, protocol, seed=manifest.seed), stored_ends):
+            if not _same_interval(*interval):
+                raise DataError(f"{where.summary}: {what}ci95.{name} is not that of {where.scores.name}")
     return table
 
 
-def _figures(
-    table: ScoreTable, protocol: Protocol, summary: JsonObject
-) -> Iterator[tuple[str, Mapping[str, object], object]]:
-    """Everything that a summary repeats of its scores: its name, what the scores give, and what the summary says."""
+def _figures(table: ScoreTable, protocol: Protocol, summary: JsonObject) -> Iterator[tuple[str, object, object]]:
+    """Every figure that a summary repeats of its scores: its name, what the scores give, and what the summary says."""
     metrics = summarise(table, protocol)
-    counts: dict[str, object] = {"n_samples": metrics.n_samples, "n_images": metrics.n_images}
-    yield "n_samples or n_images", counts, summary
-    for name, value in metrics.to_json().items():
-        yield f"metrics.{name}", {name: value}, summary["metrics"]
-    stored = cast("Mapping[str, object]", summary["by_tag"])
+    yield "n_samples", metrics.n_samples, summary["n_samples"]
+    yield "n_images", metrics.n_images, summary["n_images"]
+    for name, pair in _paired(metrics.to_json(), cast("JsonObject", summary["metrics"])):
+        yield f"metrics.{name}", *pair
+    stored = cast("Mapping[str, JsonObject]", summary["by_tag"])
     tags = table.by_tag()
-    if tags.keys() != stored.keys():
-        yield "the list of tags", {"": True}, None
-        return
+    yield "the list of tags", sorted(tags), sorted(stored)
     for tag, rows in tags.items():
         found = summarise(rows, protocol)
-        counts = {"n_samples": found.n_samples, "n_images": found.n_images}
-        yield f"by_tag.{tag}", {**counts, **found.to_json()}, stored[tag]
+        computed = {"n_samples": found.n_samples, "n_images": found.n_images, **found.to_json()}
+        yield f"by_tag.{tag}", computed, {k: v for k, v in stored[tag].items() if k != "ci95"}
+
+
+def _blocks(table: ScoreTable, summary: JsonObject) -> Iterator[tuple[str, ScoreTable, JsonObject]]:
+    """The parts of a summary that have intervals: the beginning of their names, their scores, what the summary says."""
+    yield "", table, summary
+    stored = cast("Mapping[str, JsonObject]", summary["by_tag"])
+    for tag, rows in table.by_tag().items():
+        yield f"by_tag.{tag}.", rows, stored[tag]
+
+
+_ABSENT = object()  # equal to nothing that a file holds
+
+
+def _paired(computed: Mapping[str, T], stored: Mapping[str, S]) -> Iterator[tuple[str, tuple[T | object, S | object]]]:
+    """Both values under every name that either has, so that a figure that was added is found as one that is missing."""
+    for name in dict.fromkeys((*computed, *stored)):
+        yield name, (computed.get(name, _ABSENT), stored.get(name, _ABSENT))
+
+
+def _same_interval(computed: object, stored: object) -> bool:
+    if not isinstance(computed, tuple) or not isinstance(stored, list):
+        return computed is stored
+    room = _NOISE * (computed[1] - computed[0]) + 1e-9
+    return all(abs(a - b) <= room for a, b in zip(computed, stored, strict=True))

@@ -117,7 +117,7 @@ class _Intervals(_Record):
 
 
 class _Summary(_Intervals):
-    """What is read without being computed anew; the metrics are checked against the scores."""
+    """Types and ranges; ``results.read_results`` checks the figures against the scores."""
 
     suite: str
     split: str

@@ -21,6 +21,7 @@ from lens_bench.run.rescore import rescore
 from lens_bench.run.results import other_protocols, read_results
 from lens_bench.scoring.counts import Scorer
 from lens_bench.scoring.protocols import PROTOCOLS
+from lens_bench.scoring.stats import intervals
 
 from ..report.made_runs import perf, score, write_run
 
@@ -205,9 +206,16 @@ SUMMARIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no cIoU": (lambda s: s["metrics"].pop("ciou"), "metrics.ciou"),
     "precision": (lambda s: s["metrics"]["precision"].update({"0.9": 1.0}), "metrics.precision"),
     "no precision": (lambda s: s["metrics"].update(precision=None), "metrics.precision"),
+    "a metric that is none": (lambda s: s["metrics"].update(best=1.0), "metrics.best is not that of"),
+    "another threshold": (lambda s: s["metrics"]["precision"].update({"0.3": 1.0}), "metrics.precision"),
     "metrics are a list": (lambda s: s.update(metrics=[]), "metrics"),
     "tag": (lambda s: s["by_tag"]["odd"].update(giou=0.9), "by_tag.odd"),
+    "a metric of a tag that is none": (lambda s: s["by_tag"]["odd"].update(best=1.0), "by_tag.odd is not that of"),
     "tag is a number": (lambda s: s["by_tag"].update(odd=3), "by_tag.odd"),
+    "another interval": (lambda s: s["ci95"].update(ciou=[0.49, 0.51]), r"summary\.json: ci95\.ciou is not that of"),
+    "interval of another metric": (lambda s: s["ci95"].update({"precision_0.5": [0.4, 0.5]}), "ci95.precision_0.5"),
+    "no interval": (lambda s: s["ci95"].update(giou=None), "ci95.giou is not that of"),
+    "interval of a tag": (lambda s: s["by_tag"]["odd"]["ci95"].update(giou=[0.4, 0.5]), "by_tag.odd.ci95.giou"),
     "interval out of range": (lambda s: s["ci95"].update(ciou=[0.4, 1.7]), "ci95.ciou"),
     "interval turned round": (lambda s: s["ci95"].update(ciou=[0.6, 0.4]), "interval"),
     "interval of one": (lambda s: s["ci95"].update(ciou=[0.6]), "ci95.ciou"),
@@ -241,6 +249,24 @@ def test_altered_summaries_are_not_believed(
         read_again(run)
     assert "--protocol strict" in caught.value.hint
     assert len(caught.value.message) < 500
+
+
+def test_an_interval_may_be_of_other_draws_but_not_narrower(tmp_path: Path) -> None:
+    files = write_run(tmp_path, [score(i, (i % 10) / 10) for i in range(60)])
+    content: dict[str, Any] = read_json(files.summary)
+    low, high = content["ci95"]["ciou"]
+    table = read_results(files, read_manifest(files)).table
+    other = intervals(table, PROTOCOLS["strict"], seed=12345)["ciou"]
+    assert other is not None and other != (low, high)
+    width = high - low
+    for ends, believed in ((list(other), True), ([low + 0.2 * width, high], False), ([low, high - 0.2 * width], False)):
+        content["ci95"]["ciou"] = ends
+        write_json(files.summary, content)
+        if believed:
+            read_again(files)
+            continue
+        with pytest.raises(DataError, match=r"ci95\.ciou is not that of"):
+            read_again(files)
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

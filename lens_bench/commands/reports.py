@@ -177,7 +177,7 @@ def report(
         refuse_damaged(damaged)
         return
     options = PageOptions(data_root=data_root, suite=suite, pictures=pictures, protocol=protocol)
-    damaged.clear()  # the pages name them again
+    damaged.clear()  # the pages find the same
     with waiting("writing the page"):
         pages = write_pages(runs, output, options, damaged)
     for page in pages:
@@ -232,6 +232,7 @@ def _draw(
         if not sound:
             raise damaged[0]
         drawing = draw(sound, folder, expressions, protocol)
+    damaged += drawing.damaged
     for text in drawing.left_out:
         note(f"not drawn: {text}")
     for path in drawing.paths:

@@ -62,9 +62,11 @@ def test_a_page_has_a_row_for_every_protocol(tmp_path: Path) -> None:
     assert table[0].count("of the run") == 1
     assert table[0].count("50.00") >= 6
     several.other_scores("lisa").unlink()
-    (page,) = report([single.root, several.root], options=PageOptions(plots=False))
+    left_out: list[DataError] = []
+    (page,) = report([single.root, several.root], options=PageOptions(plots=False), left_out=left_out)
     text = page.path.read_text()
-    assert any("under lisa is left out: no scores.lisa.jsonl" in note for note in page.notes)
+    assert ["under lisa: no scores.lisa.jsonl" in error.message for error in left_out] == [True]
+    assert "left out: b-" in text
     assert re.findall(r'<th scope="row" title="[^"]*">([\w-]+)', text) == ["strict", "strict", "gres"]
 
 

@@ -68,6 +68,7 @@ class PageInfo:
         samples: In its table.
         drawn: Of them, with masks; ``pictures`` is the number of different pictures.
         notes: What was left out and why; the page says the same.
+        damaged: The errors of scores under other protocols that the page leaves out; it says so.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class PageInfo:
     drawn: int
     pictures: int
     notes: tuple[str, ...]
+    damaged: tuple[DataError, ...]
 
 
 def report(
@@ -93,7 +95,8 @@ def report(
         output: The file, where there is one page; else a folder. By default each page lies in its run directory, as
             ``report.html`` or ``report-against-<other run>.html``.
         options: See ``PageOptions``.
-        left_out: Gets the errors of damaged runs where several pages are asked for.
+        left_out: Gets the errors of damaged runs where several pages are asked for, and of scores under other protocols
+            that a page leaves out.
 
     Raises:
         UsageError: A path is no run, the number of paths does not fit, or one file is named for several pages.
@@ -113,7 +116,7 @@ def report(
     if damaged and (not pages or left_out is None):
         raise damaged[0]
     if left_out is not None:
-        left_out += damaged
+        left_out += [*damaged, *(error for page in pages for error in page.damaged)]
     return pages
 
 
@@ -136,12 +139,12 @@ def write_page(runs: Sequence[RunFiles], path: Path, options: PageOptions) -> Pa
     expressions = {i: s.expression for i, s in view.samples.items()}
     plots = inline_plots(loaded, expressions) if options.plots else ()
     protocols, unread = other_protocol_rows(loaded)
-    notes += unread
-    context = {**_context(loaded, comparison, plots, notes), "protocols": protocols}
+    said = [*notes, *(f"left out: {error.message}" for error in unread)]
+    context = {**_context(loaded, comparison, plots, said), "protocols": protocols}
     text = render(context, _data(loaded, table, lists, album))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-    return PageInfo(path, len(rows.sample_ids), len(album.items), len(album.pictures), tuple(notes))
+    return PageInfo(path, len(rows.sample_ids), len(album.items), len(album.pictures), tuple(notes), tuple(unread))
 
 
 def _groups(paths: Sequence[Path], left_out: list[DataError]) -> list[tuple[RunFiles, ...]]:

@@ -33,19 +33,20 @@ class ProtocolRow:
     figures: tuple[Figure, ...]
 
 
-def other_protocol_rows(runs: Sequence[ScoredRun]) -> tuple[list[ProtocolRow], list[str]]:
-    """A row for every protocol that a run is scored under, its own first; and which could not be read, and why.
+def other_protocol_rows(runs: Sequence[ScoredRun]) -> tuple[list[ProtocolRow], list[DataError]]:
+    """A row for every protocol that a run is scored under, its own first; and an error for each that cannot be read.
 
     No row where no run is scored under more than one.
     """
     rows: list[ProtocolRow] = []
-    unread: list[str] = []
+    unread: list[DataError] = []
     for run in runs:
         for name in (None, *other_protocols(run.files, run.manifest)):
             try:
                 found = read_results(run.files, run.manifest, name)
             except DataError as error:
-                unread.append(f"{run.label} under {name or run.manifest.protocol} is left out: {error.message}")
+                under = f"{run.label} under {name or run.manifest.protocol}"
+                unread.append(DataError(f"{under}: {error.message}", error.hint))
                 continue
             summary = cast("Mapping[str, Mapping[str, float | None]]", found.summary)
             pairs = cast("Mapping[str, Interval | None]", found.summary["ci95"])

@@ -6,21 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_bench.errors import DataError
 from lens_bench.report.plots.accuracy import draw_bars, draw_pareto
 from lens_bench.report.plots.dependence import draw_length, draw_size
 from lens_bench.report.plots.groups import Group, Shown, groups_of
 from lens_bench.report.plots.quality import draw_histogram, draw_precision
 from lens_bench.report.plots.stages import draw_stages
-from lens_bench.report.runset import load_run
+from lens_bench.report.runset import ScoredRun, load_run
 from lens_bench.run.files import RunFiles
+from lens_bench.run.results import other_protocols
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """What was drawn, and what was not, with the reason."""
+    """What was drawn, and what was not, with the reason.
+
+    Attributes:
+        damaged: The errors of scores under other protocols that cannot be believed.
+    """
 
     paths: tuple[Path, ...]
     left_out: tuple[str, ...]
+    damaged: tuple[DataError, ...] = ()
 
 
 def draw_all(runs: Sequence[RunFiles], folder: Path, expressions: Mapping[str, str] | None = None) -> list[Path]:
@@ -41,16 +48,19 @@ def draw(
         folder: To write to; made where absent.
         expressions: Expression by sample id. A run directory does not hold them, so IoU against expression length is
             drawn only where they are given.
-        protocol: One that all runs are scored under; by default each run's own.
+        protocol: One that all runs are scored under. By default each run's own, and the bars are then drawn for every
+            other protocol that a run is scored under, too.
 
     Raises:
         UsageError: A directory is no run.
         DataError: A run's files are missing or damaged.
     """
-    groups = groups_of([load_run(files, protocol) for files in runs])
-    paths = draw_bars(groups, folder)
-    if any(_boxes_alone(shown) for group in groups for shown in group.members):
-        paths += draw_bars(groups, folder, "box_acc_0.5")
+    chosen = [load_run(files, protocol) for files in runs]
+    others, damaged = ([], []) if protocol else _under_other_protocols(chosen)
+    groups, every = groups_of(chosen), groups_of([*chosen, *others])
+    paths = draw_bars(every, folder)
+    if any(_boxes_alone(shown) for group in every for shown in group.members):
+        paths += draw_bars(every, folder, "box_acc_0.5")
     left_out: list[str] = []
     for group in groups:
         drawn = {
@@ -67,7 +77,19 @@ def draw(
     stages = draw_stages(groups, folder)
     if groups and not stages:
         left_out.append("stage times: no run reports them")
-    return Drawing((*paths, *stages), tuple(left_out))
+    return Drawing((*paths, *stages), tuple(left_out), tuple(damaged))
+
+
+def _under_other_protocols(runs: Sequence[ScoredRun]) -> tuple[list[ScoredRun], list[DataError]]:
+    found: list[ScoredRun] = []
+    damaged: list[DataError] = []
+    for run in runs:
+        for name in other_protocols(run.files, run.manifest):
+            try:
+                found.append(load_run(run.files, name))
+            except DataError as error:
+                damaged.append(error)
+    return found, damaged
 
 
 def _boxes_alone(shown: Shown) -> bool:

@@ -171,6 +171,27 @@ def test_other_protocols_and_contents_are_other_figures(tmp_path: Path) -> None:
     }
 
 
+def test_every_protocol_that_a_run_is_scored_under_has_its_bars(tmp_path: Path) -> None:
+    first = run(tmp_path, spread_scores(), model="a", also=["lisa", "gres"])
+    second = run(tmp_path, spread_scores(top=0.5), model="b", also=["lisa"])
+    found = draw([first, second], tmp_path / "plots")
+    names = checked(found.paths)
+    assert {n for n in names if n.startswith("ciou")} == {"ciou-strict", "ciou-lisa", "ciou-gres"}
+    assert {n for n in names if n.startswith("histogram")} == {"histogram-toy-val"}
+    bars = {p.stem: p.read_text() for p in found.paths if p.suffix == ".svg" and p.stem.startswith("ciou")}
+    assert {name: text.count("<!-- b -->") for name, text in bars.items()} == {
+        "ciou-strict": 1,
+        "ciou-lisa": 1,
+        "ciou-gres": 0,
+    }
+    alone = checked(draw([first, second], tmp_path / "lisa", protocol="lisa").paths)
+    assert {n for n in alone if n.startswith("ciou")} == {"ciou-lisa"}
+    second.other_scores("lisa").write_text("")
+    found = draw([first, second], tmp_path / "damaged")
+    assert {p.stem for p in found.paths if p.stem.startswith("ciou")} == set(bars)
+    assert [str(second.other_scores("lisa")) in error.message for error in found.damaged] == [True]
+
+
 def test_other_hardware_is_another_figure(tmp_path: Path) -> None:
     files = [
         run(tmp_path, spread_scores(), model="a", speed=perf(hardware="Processor A, 2 cores")),

@@ -174,13 +174,16 @@ def test_curves_of_a_training(cli: Any, tmp_path: Path) -> None:
 def test_view_serves_reports_on_loopback(cli: Any, tiny: Any, runs: dict[str, Path]) -> None:
     assert cli("report", runs["full"], "--data-root", tiny.data_root, "--suite", tiny.card_path).returncode == 0
     command = [sys.executable, "-u", "-m", "lens_bench.cli", "view", str(runs["out"]), "--port", "0"]
+    command += ["--protocol", "lisa"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().split()[0]
             assert url.startswith("http://127.0.0.1:")
             with urllib.request.urlopen(url, timeout=120) as index:
-                assert b"report.html" in index.read()
+                text = index.read()
+            assert b"report.html" in text
+            assert b"not scored under lisa" in text
         finally:
             server.terminate()
 

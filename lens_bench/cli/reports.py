@@ -114,8 +114,9 @@ def report(
 def view(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with reports.")] = Path("results"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    protocol: OneProtocol = None,
 ) -> None:
     """Serve the reports of a folder to this machine's own browser."""
     from lens_bench.commands import reports
 
-    reports.view(folder, port)
+    reports.view(folder, port, protocol=protocol)

@@ -239,11 +239,11 @@ def _draw(
         out.print(Text(str(path)), soft_wrap=True)
 
 
-def view(folder: Path, port: int) -> None:
+def view(folder: Path, port: int, *, protocol: str | None) -> None:
     """Serve the reports of a folder to this machine until interrupted."""
     from lens_bench.report.view import open_server, serve, url_of
 
-    server = open_server(folder, port)
+    server = open_server(folder, port, protocol)
     out.print(f"{url_of(server)} (Ctrl-C stops)", soft_wrap=True)
     try:
         serve(server)

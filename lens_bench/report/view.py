@@ -26,7 +26,8 @@ from lens_bench.errors import DataError, UsageError
 from lens_bench.report.figures import percent
 from lens_bench.run.files import RunFiles
 from lens_bench.run.manifest import read_manifest
-from lens_bench.run.results import read_results
+from lens_bench.run.results import other_protocols, read_results
+from lens_bench.scoring.protocols import get_protocol
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
@@ -47,7 +48,7 @@ a { color: light-dark(#0b5f73, #6cc3d5); }
 class Entry:
     """One report of the index. ``where`` and ``score`` are empty for a page that lies in no run directory.
 
-    Where the run cannot be read, ``score`` says so.
+    Where the run cannot be read, or is not scored under the protocol that was asked for, ``score`` says so.
     """
 
     href: str
@@ -57,12 +58,18 @@ class Entry:
     written: str
 
 
-def open_server(folder: Path, port: int = DEFAULT_PORT) -> ThreadingHTTPServer:
-    """A server that is ready for ``serve_forever``; ``url_of`` says where. Port 0 takes a free one.
+def open_server(folder: Path, port: int = DEFAULT_PORT, protocol: str | None = None) -> ThreadingHTTPServer:
+    """A server that is ready for ``serve_forever``; ``url_of`` says where.
+
+    Args:
+        folder: Holds the pages, at any depth.
+        port: 0 takes a free one.
+        protocol: Of the scores in the index; by default each run's own.
 
     Raises:
-        UsageError: The folder does not exist, or the port is taken.
+        UsageError: The folder does not exist, the port is taken, or there is no such protocol.
     """
+    chosen = get_protocol(protocol).name if protocol else None
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "name the folder that reports were written to")
     root = folder.resolve()
@@ -71,6 +78,7 @@ def open_server(folder: Path, port: int = DEFAULT_PORT) -> ThreadingHTTPServer:
         pass
 
     Handler.root = root
+    Handler.protocol = chosen
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
@@ -88,17 +96,24 @@ def serve(server: ThreadingHTTPServer) -> None:
         server.serve_forever()
 
 
-def reports(root: Path) -> list[Entry]:
-    """Every report page below a folder, sorted by path. Pages that lead out of it by a link are left out."""
+def reports(root: Path, protocol: str | None = None) -> list[Entry]:
+    """Every report page below a folder, sorted by path. Pages that lead out of it by a link are left out.
+
+    Args:
+        root: The folder.
+        protocol: Of the scores; by default each run's own.
+    """
     pages = [p for p in sorted(root.rglob("*.html")) if p.is_file() and p.resolve().is_relative_to(root.resolve())]
-    return [_entry(root, page) for page in pages]
+    return [_entry(root, page, protocol) for page in pages]
 
 
-def _entry(root: Path, page: Path) -> Entry:
+def _entry(root: Path, page: Path, protocol: str | None) -> Entry:
     files = RunFiles(page.parent)
     where, score = "", ""
     if files.summary.is_file() and files.manifest.is_file():
-        where, score = _run(files, tuple(_stamp(p) for p in (files.manifest, files.summary, files.scores)))
+        read = [files.manifest, files.summary, files.scores]
+        read += [files.other_summary(protocol), files.other_scores(protocol)] if protocol else []
+        where, score = _run(files, protocol, tuple(_stamp(p) for p in read))
     name = page.relative_to(root).as_posix()
     written = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Entry("/" + quote(name), name, where, score, written)
@@ -114,20 +129,23 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _run(files: RunFiles, stamps: tuple[tuple[int, int], ...]) -> tuple[str, str]:
+def _run(files: RunFiles, protocol: str | None, stamps: tuple[tuple[int, int], ...]) -> tuple[str, str]:
     """Split and score of a run. Checking its scores takes a while, so that is done once for each state of its files."""
     try:
         manifest = read_manifest(files)
         where = f"{manifest.suite} {manifest.split}"
     except DataError:
         return "", "damaged: manifest.json cannot be read"
+    if protocol not in (None, manifest.protocol, *other_protocols(files, manifest)):
+        return where, f"not scored under {protocol}"
     try:
-        summary = read_results(files, manifest).summary
+        summary = read_results(files, manifest, protocol).summary
     except DataError as error:
         return where, f"damaged: {error.message.replace(str(files.root), files.root.name)}"
     if coverage := str(summary["coverage"]):
         where += f" ({coverage})"
-    return where, _score(cast("Mapping[str, object]", summary["metrics"]))
+    score = _score(cast("Mapping[str, object]", summary["metrics"]))
+    return where, score and f"{score} ({summary['protocol']})"
 
 
 def _score(metrics: Mapping[str, object]) -> str:
@@ -140,6 +158,7 @@ def _score(metrics: Mapping[str, object]) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     root: Path
+    protocol: str | None
     server_version = "lens-bench"
     sys_version = ""
 
@@ -167,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
             policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{style}'"
-            return _index(self.root).encode(), f"{policy}; frame-ancestors 'none'"
+            return _index(self.root, self.protocol).encode(), f"{policy}; frame-ancestors 'none'"
         found = _inside(self.root, path)
         if found is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -189,9 +208,9 @@ def _inside(root: Path, path: str) -> Path | None:
     return found if found.suffix == ".html" and found.is_relative_to(root) and found.is_file() else None
 
 
-def _index(root: Path) -> str:
+def _index(root: Path, protocol: str | None) -> str:
     environment = Environment(
         loader=PackageLoader("lens_bench.report.page", "assets"), autoescape=True, undefined=StrictUndefined
     )
     template = environment.get_template("index.html.j2")
-    return template.render(folder=root.name, entries=reports(root), style=Markup(_STYLE))  # noqa: S704 - our own text
+    return template.render(folder=root.name, entries=reports(root, protocol), style=Markup(_STYLE))  # noqa: S704 - our own text

@@ -10,6 +10,7 @@ import pytest
 
 from lens_bench.errors import UsageError
 from lens_bench.report.view import open_server, reports, url_of
+from lens_bench.run.files import read_json, write_json
 
 from .made_runs import score, write_run
 
@@ -52,10 +53,30 @@ def test_the_index_lists_reports_with_split_and_score(server: ThreadingHTTPServe
     status, body, policy = get(server, "/")
     assert status == 200
     assert "toy val" in body
-    assert "cIoU 50.00" in body
+    assert "cIoU 50.00 (strict)" in body
     assert "default-src 'none'" in policy
     assert "a &#34;b&#34; &lt;i&gt;&amp;.html" in body
     assert "out.html" not in body
+
+
+def test_the_index_shows_scores_under_another_protocol(folder: Path) -> None:
+    several = write_run(folder, [score(i, 0.5 if i else 0.0) for i in range(8)], model="several", also=["gres"])
+    several.report.write_text("<p>several</p>")
+    write_run(folder, [score(0, 0.5)], model="no page", also=["gres"])
+
+    def scores(protocol: str | None) -> list[str]:
+        return sorted(e.score for e in reports(folder, protocol) if e.where)
+
+    own = scores(None)
+    assert own[0].endswith("(strict)")
+    assert own[1] == "cIoU 50.00 (strict)"
+    assert scores("gres") == [own[0].replace("strict", "gres"), "not scored under gres"]
+    assert scores("strict") == own
+    write_json(several.other_summary("gres"), read_json(several.other_summary("gres")) | {"n_samples": 3})
+    assert any(s.startswith("damaged: ") for s in scores("gres"))
+    assert scores(None) == own
+    with pytest.raises(UsageError, match="lisaa"):
+        open_server(folder, 0, "lisaa")
 
 
 def test_every_page_of_the_index_is_served(server: ThreadingHTTPServer, folder: Path) -> None:

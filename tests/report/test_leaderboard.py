@@ -370,6 +370,17 @@ def test_the_shipped_numbers_build_a_leaderboard_of_every_metric() -> None:
     assert {r.metric for r in build(ROOT / "tests" / "absent", file, suite="gseval", metric="giou").rows} == {"giou"}
 
 
+def test_the_shipped_leaderboard_has_the_columns_and_published_rows_that_would_be_written_now(tmp_path: Path) -> None:
+    found = build(ROOT / "tests" / "absent", ROOT / "results" / "published.csv")
+    write_csv(found, tmp_path / "now.csv")
+    tables = []
+    for path in (ROOT / "results" / "leaderboard.csv", tmp_path / "now.csv"):
+        with path.open(encoding="utf-8", newline="") as stream:
+            head, *rows = csv.reader(stream)
+        tables.append([head, *(row for row in rows if row[0] == "published")])
+    assert tables[0] == tables[1]
+
+
 # ---------------------------------------------------------------------------------------------- writers
 
 

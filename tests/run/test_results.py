@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from lens_bench.errors import DataError
-from lens_bench.run import results
 from lens_bench.run.evaluate import Outcome, run_splits
 from lens_bench.run.files import RunFiles, read_json, write_json
 from lens_bench.run.journal import read
@@ -111,45 +110,6 @@ def test_a_fresh_run_forgets_the_scores_of_every_protocol(tiny: Any, tmp_path: P
     files = finish(noisy(tiny, tmp_path, also=("lisa",))).files
     finish(noisy(tiny, tmp_path, fresh=True))
     assert result_files(files) == ["scores.jsonl", "summary.json"]
-
-
-class Killed(BaseException):
-    """What a process that is killed does not survive."""
-
-
-@pytest.mark.parametrize("writes", range(4))
-def test_a_kill_between_two_writes_is_found_or_harmless(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    """After every prefix of the writes each protocol reads as of before, as of now, or as an error with its repair."""
-    files = finish(noisy(tiny, tmp_path, also=("lisa",))).files
-    manifest, card = read_manifest(files), str(tiny.card_path)
-    lines = files.predictions.read_bytes().splitlines(keepends=True)
-    files.predictions.write_bytes(b"".join(lines[:-20]))
-    left = [writes]
-
-    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: object) -> object:
-            if not left[0]:
-                raise Killed
-            left[0] -= 1
-            return write(*args)
-
-        return wrapped
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(results, "write_scores", dying(results.write_scores))
-        patch.setattr(results, "write_json", dying(results.write_json))
-        rescore(files, [], tiny.data_root, suite=card)
-    answered = {}
-    for name in ("strict", "lisa"):
-        try:
-            answered[name] = len(read_results(files, manifest, None if name == "strict" else name).scores)
-        except DataError as error:
-            assert f"`lens-bench score {files.root} --protocol {name}`" in error.hint
-    assert answered == [{"strict": 72}, {}, {"strict": 52}, {"strict": 52}][writes]
-    rescore(files, [], tiny.data_root, suite=card)
-    assert {len(read_results(files, manifest, name).scores) for name in ("strict", "lisa")} == {52}
 
 
 # ---------------------------------------------------------------------------------------------- what is believed

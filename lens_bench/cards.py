@@ -13,13 +13,13 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lens_bench.fields import checked
-from lens_bench.heads import NAME, load_yaml, model_entries
+from lens_bench.heads import NAME, SPLIT_NAME, load_yaml, model_entries
 from lens_bench.records import ArgValue
 
 _ADAPTER = re.compile(r"[\w./-]+\.py:[A-Za-z_]\w*|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
-SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+SplitName = Annotated[str, Field(pattern=rf"^{SPLIT_NAME.pattern}$")]
 
 
 class _Card(BaseModel):

@@ -14,6 +14,7 @@ from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
 @dataclass(frozen=True, slots=True)

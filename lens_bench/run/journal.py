@@ -41,6 +41,7 @@ class Journal:
         self._unsynced = 0
 
     def __enter__(self) -> Journal:
+        _require_no_link(self._path)
         self._stream = self._path.open("ab", buffering=0)
         return self
 
@@ -70,7 +71,12 @@ class Journal:
 
 
 def repair(path: Path) -> int:
-    """Cut a torn last line off a journal; returns how many bytes went. A missing journal is an empty one."""
+    """Cut a torn last line off a journal; returns how many bytes went. A missing journal is an empty one.
+
+    Raises:
+        DataError: It is a link.
+    """
+    _require_no_link(path)
     if not path.exists():
         return 0
     with path.open("r+b") as stream:
@@ -119,6 +125,12 @@ def read_asked(path: Path, asked: Collection[str], *, without_errors: bool = Fal
             if prediction.sample_id not in asked:
                 raise DataError(f"{path} holds {prediction.sample_id}, which this run does not ask", _MEND)
         yield batch
+
+
+def _require_no_link(path: Path) -> None:
+    """Whatever a link in somebody's run directory leads to is neither cut nor appended to."""
+    if path.is_symlink():
+        raise DataError(f"{path} is a link", "a run writes to files of its own: put a copy in its place")
 
 
 def _end_of_last_line(stream: BinaryIO, size: int) -> int:

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from lens_bench.cards import ModelCard
 from lens_bench.data.split import share, shortfall
 from lens_bench.errors import DataError, UsageError
+from lens_bench.heads import NAME, SPLIT_NAME
 from lens_bench.perf.hardware import environment
 from lens_bench.records import ArgValue
 from lens_bench.run.files import SCHEMA_VERSION, JsonObject, RunFiles, first_problem, read_json, write_json
@@ -182,6 +183,10 @@ def _reader() -> TypeAdapter[Manifest]:
 
 def _contradiction(manifest: Manifest, digest: object) -> str:
     """What no run can have written; empty for nothing."""
+    # A card is looked up by the first: a path there would be read as one.
+    for what, name, form in (("suite", manifest.suite, NAME), ("split", manifest.split, SPLIT_NAME)):
+        if not form.fullmatch(name):
+            return f"{reprlib.repr(name)} is not the name of a {what}"
     if digest != manifest.digest:
         return f"the digest is {reprlib.repr(digest)}, that of its fields {manifest.digest}"
     if manifest.shard is not None and not 1 <= manifest.shard[0] <= manifest.shard[1]:

@@ -46,7 +46,7 @@ def find_shards(paths: Sequence[Path]) -> list[Shards]:
         for files in find_runs(inside):
             manifest = read_manifest(files)
             if manifest.shard:
-                target = _target(files, manifest.shard)
+                target = whole_of(files, manifest.shard).root
                 if not target.is_relative_to(inside):
                     raise UsageError(
                         f"merging {files.root} would write to {target}, which is outside {path}",
@@ -58,15 +58,23 @@ def find_shards(paths: Sequence[Path]) -> list[Shards]:
     return [_complete(run, list(found.values())) for run, found in sorted(groups.items())]
 
 
-def _target(files: RunFiles, shard: tuple[int, int]) -> Path:
-    """The run directory that a shard belongs to."""
+def whole_of(files: RunFiles, shard: tuple[int, int]) -> RunFiles:
+    """The run directory that a shard belongs to.
+
+    Args:
+        files: The shard's, by an absolute path.
+        shard: As in its manifest.
+
+    Raises:
+        DataError: It does not lie where shards lie, so that the folder above may be anybody's.
+    """
     name = "{}of{}".format(*shard)
     if (files.root.parent.name, files.root.name) != ("shards", name):
         raise DataError(
             f"{files.manifest} is of the shard {shard[0]}/{shard[1]} but does not lie in shards/{name}",
             "a shard lies where `lens-bench run --shard` put it: <run>/shards/<i>of<n>",
         )
-    return files.root.parents[1]
+    return RunFiles(files.root.parents[1])
 
 
 def merge(shards: Shards) -> tuple[RunFiles, tuple[JsonObject, ...]]:

@@ -204,6 +204,15 @@ def test_unmerged_shards_are_left_out_with_a_note_and_merged_ones_silently(tmp_p
     assert found.notes == (f"left out {files.root.relative_to(tmp_path).as_posix()}: its shards are not merged",)
 
 
+def test_a_shard_that_lies_elsewhere_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stray = write_run(tmp_path, scores(0.6), shard=(1, 1))
+    found = board(tmp_path)
+    assert found.rows == ()
+    assert ["does not lie in shards/1of1" in error.message for error in found.damaged] == [True]
+    monkeypatch.chdir(stray.root)
+    assert len(build(Path(), tmp_path / "none.csv", include=MEASURED).damaged) == 1
+
+
 def test_directories_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, scores(0.6), model="good")
     unfinished = write_run(tmp_path, scores(0.6), model="unfinished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,24 @@ def test_a_shard_that_lies_elsewhere_makes_nothing_be_written(tiny: Any, tmp_pat
     with pytest.raises(DataError, match="does not lie in shards/1of1"):
         find_shards([given])
     assert everything(tmp_path) == before
+
+
+def test_a_link_in_place_of_a_journal_leads_to_nothing_being_written(tiny: Any, tmp_path: Path) -> None:
+    plans = two_shards(tiny, tmp_path / "runs")
+    theirs = tmp_path / "notes.txt"
+    theirs.write_text("a line\nand one without an end")
+    files = plans[1].files
+    files.predictions.unlink()
+    files.predictions.symlink_to(theirs)
+    actions: list[Callable[[], object]] = [
+        lambda: finish(plans[1]),
+        lambda: rescore(files, [], tiny.data_root, suite=str(tiny.card_path)),
+        lambda: merge(find_shards([tmp_path / "runs"])[0]),
+    ]
+    for act in actions:
+        with pytest.raises(DataError, match="is a link"):
+            act()
+    assert theirs.read_text() == "a line\nand one without an end"
 
 
 def test_nothing_is_written_above_the_folder_that_was_named(tiny: Any, tmp_path: Path) -> None:

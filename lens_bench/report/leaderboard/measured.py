@@ -15,6 +15,7 @@ from lens_bench.report.leaderboard.rows import Row, RowSpeed
 from lens_bench.report.namesakes import System, distinctions, system_of
 from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_json
 from lens_bench.run.manifest import Manifest, read_manifest
+from lens_bench.run.merge import whole_of
 from lens_bench.run.results import other_protocols, read_results
 
 PER_BENCHMARK = "per-benchmark checkpoints"
@@ -108,7 +109,7 @@ def collect(folder: Path) -> Found:
         try:
             manifest = read_manifest(files)
             if manifest.shard is not None:
-                target = RunFiles(files.root.parents[1])
+                target = whole_of(RunFiles(files.root.resolve()), manifest.shard)
                 if not target.manifest.is_file():
                     shards.add(target.root)
                 continue
@@ -129,7 +130,7 @@ def collect(folder: Path) -> Found:
                 under = f" under {protocol}" if protocol else ""
                 notes.append(f"left out {where}{under}: {error.message}")
                 damaged.append(error)
-    notes += [f"left out {_relative(root, folder)}: its shards are not merged" for root in sorted(shards)]
+    notes += [f"left out {_relative(root, folder.resolve())}: its shards are not merged" for root in sorted(shards)]
     kept, repeated = _without_copies(runs)
     copies = dict.fromkeys(_relative(r.files.root, folder) for r in repeated)
     notes += [f"left out {where}: an older copy of the same run" for where in copies]

@@ -162,13 +162,13 @@ def _groups(paths: Sequence[Path], left_out: list[DataError]) -> list[tuple[RunF
 
 
 def _target(group: Sequence[RunFiles], output: Path | None) -> Path:
-    last = group[-1]
-    name = "report.html" if len(group) == 1 else f"report-against-{group[0].root.name}.html"
+    root = group[-1].root.resolve()  # `.` has no name
+    name = "report.html" if len(group) == 1 else f"report-against-{group[0].root.resolve().name}.html"
     if output is None:
-        return last.root / name
+        return group[-1].root / name
     if output.suffix == ".html":
         return output
-    return output / f"{last.root.parent.parent.name}-{last.root.parent.name}-{last.root.name}-{name}"
+    return output / f"{root.parent.parent.name}-{root.parent.name}-{root.name}-{name}"
 
 
 def _album(

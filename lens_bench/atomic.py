@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from lens_bench.errors import RunError
 
+_DEVICES = {Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -42,9 +43,15 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content replaces the file when the block is left, and is thrown away if it is left by an error.
 
+    A device or a pipe, such as ``/dev/stdout``, is written to and not replaced.
+
     Raises:
         RunError: There is no room.
     """
+    if path.parent in _DEVICES or (path.exists() and not path.is_file()):
+        with naming_full_disk(path), path.open("ab") as device:
+            yield device
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with naming_full_disk(path):
         sweep(path.parent, f".{path.name}.*.tmp")

@@ -81,10 +81,11 @@ def with_interval(value: object, interval: object) -> str:
 def summary_table(summaries: Iterable[Mapping[str, object]]) -> Table:
     """Summaries as rows, each followed by its tags. Figures are percentages; columns that say nothing are left out.
 
-    Runs of several models, and scores under several protocols, have a column that tells them apart. Of a run under
-    several protocols only the first row, of its own protocol, is followed by tags.
+    Runs of several models, and scores under several protocols, have a column that tells them apart; models of one name
+    stand there with their digests. Of a run under several protocols only the first row, of its own protocol, is
+    followed by tags.
     """
-    listed = list(summaries)
+    listed = _told_apart(list(summaries))
     apart = [name for name in ("model", "protocol") if len({str(s[name]) for s in listed}) > 1]
     rows: list[tuple[str, dict[str, str], str]] = []
     before: set[tuple[str, ...]] = set()
@@ -114,6 +115,15 @@ def summary_table(summaries: Iterable[Mapping[str, object]]) -> Table:
     for title, cells, style in rows:
         table.add_row(title, *(cells[n] for n in shown), style=style)
     return table
+
+
+def _told_apart(summaries: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """The summaries; a model whose name stands for several on one split has the digest of the run added to it."""
+    runs: dict[tuple[object, ...], set[object]] = {}
+    for s in summaries:
+        runs.setdefault((s["suite"], s["split"], s["model"]), set()).add(s.get("digest"))
+    several = {model for (_, _, model), digests in runs.items() if len(digests) > 1}
+    return [{**s, "model": f"{s['model']}-{s['digest']}"} if s["model"] in several else s for s in summaries]
 
 
 _NONE = "–"

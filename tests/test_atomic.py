@@ -18,6 +18,28 @@ from lens_bench.lock import FolderLock
 from lens_bench.records import Prediction
 from lens_bench.run.journal import Journal, read
 
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        write_text(pipe, "a line\n")
+        assert reader.stdout is not None
+        assert reader.stdout.read() == "a line\n"
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from lens_bench.atomic import write_text; write_text(Path('/dev/stdout'), 'text')"
+    before = os.lstat("/dev/stdout")
+    with (tmp_path / "out").open("w") as stream:
+        stream.write("before ")
+        stream.flush()
+        subprocess.run([sys.executable, "-c", code], stdout=stream, check=True)
+    assert (tmp_path / "out").read_text() == "before text"
+    assert os.path.samestat(before, os.lstat("/dev/stdout"))
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from lens_bench.run.evaluate import run_splits
 from lens_bench.run.files import JsonObject, RunFiles, read_json
 from lens_bench.run.manifest import read_manifest
 from lens_bench.run.plan import Plan, Request, make_model, make_plan
+
+from ..report.made_runs import score, write_run
 
 HALF = "72 of 144 expressions"
 
@@ -189,6 +193,49 @@ def test_a_name_that_repeats_shows_what_differs(tiny: Any, tmp_path: Path) -> No
     assert not any("per-benchmark" in note for r in rows for note in r.notes)
     text = to_html(board(out, "box_acc_0.5"))
     assert all(f"replay (weights {d})" in text for d in digests)
+
+
+def test_two_submissions_as_a_user_scores_them(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    files = {n: predictions(tmp_path / f"{n}.jsonl", n) for n in (9, 20)}
+    where = ["--suite", tiny.card_path, "--data-root", tiny.data_root]
+
+    def shown(out: Path, names: Sequence[str]) -> list[dict[str, str]]:
+        for (n, file), name in zip(files.items(), names, strict=True):
+            named = ["--name", name, "--source", f"https://example.org/{n}"] if name else []
+            made = cli("score", *where, "--out", out, "--predictions", file, *named)
+            assert made.returncode == 0, made.stderr
+        chosen = ["--include", "measured", "--metric", "box_acc_0.5", "--format", "csv", "-o", tmp_path / "board.csv"]
+        assert cli("leaderboard", "--results", out, *chosen).returncode == 0
+        with (tmp_path / "board.csv").open(newline="") as stream:
+            return [row for row in csv.DictReader(stream) if not row["subset"]]
+
+    rows = shown(tmp_path / "named", ("ours", "theirs"))
+    told = {(r["model"], r["variant"], r["source"], r["notes"]) for r in rows}
+    assert told == {("ours", "", "https://example.org/9", ""), ("theirs", "", "https://example.org/20", "")}
+    rows = shown(tmp_path / "nameless", ("", ""))
+    assert {(r["model"], r["variant"], r["notes"]) for r in rows} == {
+        ("replay", f"weights {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}", "") for file in files.values()
+    }
+    table = cli("score", tmp_path / "nameless", *where).stdout
+    names = {line.split()[2] for line in table.splitlines() if line.startswith("tiny val")}
+    assert names == {f"replay-{row['digest']}" for row in rows}
+    for mistake in (["--name", "../up"], ["--name", ""], ["--source", "x"]):
+        extra = mistake if mistake[0] == "--source" else ["--predictions", files[9], *mistake]
+        place = [tmp_path / "named"] if mistake[0] == "--source" else ["--out", tmp_path / "no"]
+        assert cli("score", *place, *where, *extra).returncode == 2
+
+
+def test_one_name_over_several_splits_is_noted_for_weights_alone(tmp_path: Path) -> None:
+    """Other weights on another split are other checkpoints; another predictions file is not."""
+    rows = [score(i, 0.5) for i in range(4)]
+    looked_up = {"title": "Theirs", "sees_ground_truth": False, "timed": False}
+    for split, digest in (("val", "1"), ("testA", "2")):
+        write_run(tmp_path, rows, model="trained", split=split, weight_digest=digest * 64)
+        write_run(tmp_path, rows, model="theirs", split=split, weight_digest=digest * 64, model_card=looked_up)
+    write_run(tmp_path, rows, model="same", split="val")
+    write_run(tmp_path, rows, model="same", split="testA")
+    noted = {r.model for r in board(tmp_path).rows if "per-benchmark checkpoints" in r.notes}
+    assert noted == {"trained"}
 
 
 def test_arguments_that_differ_are_shown(tiny: Any, tmp_path: Path) -> None:

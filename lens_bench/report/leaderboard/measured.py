@@ -85,9 +85,12 @@ class Found:
 
     @property
     def per_benchmark(self) -> frozenset[str]:
-        """Names that have other weights on other splits, and one model on each."""
+        """Names that have other weights on other splits, and one model on each.
+
+        Nothing is known of the weights behind a predictions file, and a file may be of one split alone.
+        """
         digests: dict[str, set[str]] = {}
-        for run in self.runs:
+        for run in (r for r in self.runs if r.manifest.timed):
             digests.setdefault(run.manifest.model, set()).add(run.manifest.weight_digest)
         return frozenset(name for name, used in digests.items() if len(used) > 1) - self.repeated
 

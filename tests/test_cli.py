@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,18 +139,35 @@ def test_several_protocols_side_by_side(cli: Any, tiny: Any, tmp_path: Path) -> 
     assert {k: v["metrics"]["ciou"] < 1 for k, v in shown["other_protocols"].items()} == {"lisa": True, "gres": False}
 
     where = ["--suite", tiny.card_path, "--data-root", tiny.data_root]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert before["summary.json"].count(b'"protocol": "strict"') == 1
+    again = cli(*tiny.run("oracle", tmp_path, "--protocol", "lavt"))
+    assert f"strict, lavt, lisa, gres protocols, {folder}" in again.stdout
     every = cli("score", folder, "--protocol", "all", "--json", *where)
     assert every.returncode == 0, every.stderr
     found = [json.loads(line)["protocol"] for line in every.stdout.splitlines()]
     assert found == ["strict", *(name for name in PROTOCOLS if name != "strict")]
-    assert json.loads((folder / "summary.json").read_text())["protocol"] == "strict"
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    for name in PROTOCOLS:
+        stored = json.loads((folder / ("summary.json" if name == "strict" else f"summary.{name}.json")).read_text())
+        assert stored["protocol"] == name
 
+    page = cli("report", folder, "-o", tmp_path / "page.html", "--plots", tmp_path / "plots", *where)
+    assert page.returncode == 0, page.stderr
+    rows = (tmp_path / "page.html").read_text().split('<section id="protocols"')[1].split("</section>")[0]
+    assert sorted(re.findall(r'<th scope="row" title="[^"]*">([\w-]+)', rows)) == sorted(PROTOCOLS)
+    bars = {p.stem.removeprefix("ciou-") for p in (tmp_path / "plots").glob("ciou-*.svg")}
+    assert bars == set(PROTOCOLS)
     chosen = ["--suite", "tiny", "--include", "measured", "--format", "csv", "-o", tmp_path / "leaderboard.csv"]
     board = cli("leaderboard", "--results", tmp_path, *chosen)
     assert board.returncode == 0, board.stderr
     with (tmp_path / "leaderboard.csv").open() as stream:
         measured = [row["protocol"] for row in csv.DictReader(stream) if not row["subset"]]
     assert sorted(measured) == sorted(PROTOCOLS)
+    chosen[5:] = ["md", "-o", tmp_path / "leaderboard.md"]
+    assert cli("leaderboard", "--results", tmp_path, *chosen).returncode == 0
+    lines = [line.split("|") for line in (tmp_path / "leaderboard.md").read_text().splitlines() if "| oracle |" in line]
+    assert sorted(cells[5].strip() for cells in lines) == sorted(PROTOCOLS)
 
     for extra, code, words in (
         (["--protocol", "strict,"], 2, "--protocol names nothing"),
@@ -158,6 +176,15 @@ def test_several_protocols_side_by_side(cli: Any, tiny: Any, tmp_path: Path) -> 
         for command in (["score", folder, *where], tiny.run("oracle", tmp_path)):
             refused = cli(*command, *extra)
             assert (refused.returncode, words in refused.stderr) == (code, True), refused.stderr
+
+
+def test_all_protocols_of_a_new_run(cli: Any, tiny: Any, tmp_path: Path) -> None:
+    result = cli(*tiny.run("oracle", tmp_path, "--protocol", "all", "--json", "--limit", 9))
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [summary["protocol"] for summary in found] == list(PROTOCOLS)
+    stored = {p.name for p in Path(found[0]["run"]).glob("summary*.json")}
+    assert stored == {"summary.json", *(f"summary.{name}.json" for name in PROTOCOLS if name != "strict")}
 
 
 def test_a_table_of_several_models_names_them(cli: Any, tiny: Any, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -24,7 +26,7 @@ def runs(cli: Any, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
         command = tiny.run("noisy-oracle", out / name, "--model-arg", f"error_rate={rate}", "--json")
         found[name] = Path(json.loads(cli(*command).stdout)["run"])
     full = json.loads(cli(*tiny.run("full", out / "full", "--json")).stdout)
-    return {**found, "full": Path(full["run"]), "out": out}
+    return {**found, "full": Path(full["run"]), "out": out, "card": tiny.card_path, "data": tiny.data_root}
 
 
 def test_compare(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -59,12 +61,48 @@ def test_runs_of_different_protocols_under_one_of_them(
     assert own.returncode == 2
     assert "--protocol strict" in own.stderr
     assert cli("gate", lisa, "--against", reference, "--protocol", "strict").returncode == 0
+    for more, name in (([], "lisa"), (["--protocol", "strict"], "strict")):
+        made = cli("gate", lisa, "--against", tmp_path / f"{name}.json", "--update", *more)
+        assert made.returncode == 0, made.stderr
+        assert json.loads((tmp_path / f"{name}.json").read_text())["protocol"] == name
     page = cli("report", lisa, "--protocol", "strict", "-o", tmp_path / "page.html", *where)
     assert page.returncode == 0, page.stderr
     assert "protocol strict" in (tmp_path / "page.html").read_text()
     never = cli("report", lisa, "--protocol", "gres", "-o", tmp_path / "page.html", *where)
     assert never.returncode == 4
     assert "is not scored under gres" in " ".join(never.stderr.split())
+
+
+def test_no_command_believes_a_forged_run(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    """Scores that were made better in one row, and a summary that fits them: the row is not one of its protocol."""
+    forged = tmp_path / "runs" / "forged"
+    shutil.copytree(runs["bad"], forged)
+    reference = tmp_path / "gate.json"
+    assert cli("gate", runs["good"], "--against", reference, "--update").returncode == 0
+    rows = [json.loads(line) for line in (forged / "scores.jsonl").read_text().splitlines()]
+    rows[5] |= {"intersection": rows[5]["union"] + 1, "iou": 1.0}
+    (forged / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = json.loads((forged / "summary.json").read_text())
+    summary["scores_sha256"] = hashlib.sha256((forged / "scores.jsonl").read_bytes()).hexdigest()
+    (forged / "summary.json").write_text(json.dumps(summary))
+    for command in (
+        ["show", forged],
+        ["compare", runs["good"], forged],
+        ["gate", forged, "--against", reference],
+        ["gate", forged, "--against", tmp_path / "new.json", "--update"],
+        ["report", forged, "-o", tmp_path / "page.html"],
+        ["leaderboard", "--results", tmp_path / "runs", "--include", "measured"],
+    ):
+        result = cli(*command)
+        assert result.returncode == 4, (command, result.stderr)
+        assert f"the score of {rows[5]['sample_id']} is not one of strict: intersection" in result.stderr, command
+        assert f"`lens-bench score {forged} --protocol strict`" in result.stderr, command
+    assert not (tmp_path / "new.json").exists()
+    assert not (tmp_path / "page.html").exists()
+    repaired = cli("score", forged, "--json", "--suite", runs["card"], "--data-root", runs["data"])
+    assert repaired.returncode == 0, repaired.stderr
+    assert (forged / "scores.jsonl").read_bytes() == (runs["bad"] / "scores.jsonl").read_bytes()
+    assert cli("show", forged).returncode == 0
 
 
 def test_a_damaged_run_is_named_and_the_rest_is_shown(cli: Any, tiny: Any, tmp_path: Path) -> None:

@@ -146,10 +146,12 @@ def _scores(shards: Shards, protocol: str) -> list[tuple[Score, ...]]:
 
 
 def _check_predictions(files: RunFiles, scores: Sequence[Score]) -> None:
+    """A shard that was killed while it asked failed expressions again has scores of the earlier answers."""
     repair(files.predictions)
-    if {s.sample_id for s in scores} != {p.sample_id for p in read(files.predictions)}:
+    scored = {(s.sample_id, s.status == "error") for s in scores}
+    if scored != {(p.sample_id, p.status == "error") for p in read(files.predictions)}:
         raise DataError(
-            f"{files.root}: predictions and scores are not of the same expressions",
+            f"{files.root}: predictions and scores are not of the same expressions and answers",
             "`lens-bench run` with the same options scores them again",
         )
 

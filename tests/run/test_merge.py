@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from lens_bench.errors import DataError, UsageError
+from lens_bench.records import Prediction
 from lens_bench.report.runset import load_run
 from lens_bench.run.evaluate import run_splits
 from lens_bench.run.files import read_json, write_json
-from lens_bench.run.journal import Lock
+from lens_bench.run.journal import Journal, Lock, read
 from lens_bench.run.merge import find_shards, merge
 from lens_bench.run.plan import Plan, make_model
 from lens_bench.run.rescore import rescore
@@ -129,6 +130,22 @@ def test_predictions_of_another_shard_are_refused(tiny: Any, tmp_path: Path) -> 
         shutil.copy(getattr(first.files, name), getattr(second.files, name))
     with pytest.raises(DataError, match="is in two shards"):
         merge(find_shards([tmp_path])[0])
+
+
+def test_scores_of_answers_before_the_last_are_refused(tiny: Any, tmp_path: Path) -> None:
+    """As a shard leaves them that is killed while it asks failed expressions again."""
+    plan = shard(tiny, tmp_path, 1, 1)
+    finish(plan)
+    answer = next(iter(read(plan.files.predictions)))
+    with Journal(plan.files.predictions) as journal:
+        journal.append([Prediction(answer.sample_id, "error", error="failed")])
+    rescore(plan.files, [], tiny.data_root, suite=str(tiny.card_path))
+    with Journal(plan.files.predictions) as journal:
+        journal.append([answer])
+    with pytest.raises(DataError, match="not of the same expressions and answers"):
+        merge(find_shards([tmp_path])[0])
+    rescore(plan.files, [], tiny.data_root, suite=str(tiny.card_path))
+    merge(find_shards([tmp_path])[0])
 
 
 def everything(folder: Path) -> dict[str, bytes]:

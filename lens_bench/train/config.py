@@ -216,10 +216,16 @@ class RewardConfig(_Part):
 class Grpo(_Part):
     """Rollouts and the policy loss. Names as TRL's where TRL has them.
 
-    Every rollout is used for one update, so its ratio is 1 and clipping (``grpo.clipped``) has nothing to do: there is
-    no epsilon to set.
+    Every rollout is used for one update, so its ratio to the policy that sampled is 1, and what bounds ratios
+    (``epsilon``, ``importance_sampling_level``, ``loss_type: cispo``) acts only with ``ratio_to: sampler``.
 
     Attributes:
+        ratio_to: What a token's ratio is relative to: the policy itself, or the log-probabilities that the sampler
+            reported, in place of ``importance_cap``.
+        importance_sampling_level: Whether ratios are of tokens or, ``sequence``, of whole completions (GSPO).
+        epsilon: Ratios are clipped below at 1 - epsilon.
+        epsilon_high: Ratios are clipped above at 1 + epsilon_high; None: at 1 + epsilon. CISPO bounds at
+            1 + epsilon_high and has no lower bound.
         rollouts: ``hf``: the policy itself samples; ``vllm``: an engine beside it, which gets its weights every step.
         vllm_share: Share of device memory that vLLM takes.
         importance_cap: vLLM's arithmetic is not the trainer's. Each token's advantage is weighted by how much likelier
@@ -232,7 +238,11 @@ class Grpo(_Part):
     max_completion_length: int = Field(default=768, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: Weight = 0.04
-    loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "cispo"] = "grpo"
+    ratio_to: Literal["policy", "sampler"] = "policy"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    epsilon: Fraction = 0.2
+    epsilon_high: Weight | None = None
     scale_rewards: Literal["group", "none"] = "group"
     weight: Weight = 1.0
     rewards: tuple[RewardConfig, ...] = tuple(RewardConfig(name=name) for name in ("format", "box", "mask"))
@@ -248,6 +258,21 @@ class Grpo(_Part):
         if not any(reward.weight for reward in rewards):
             raise ValueError("no reward has a weight: there is nothing to learn from")
         return rewards
+
+    @model_validator(mode="after")
+    def _ratio_counts(self) -> Grpo:
+        acts = {
+            "loss_type: cispo": self.loss_type == "cispo",
+            "importance_sampling_level: sequence": self.importance_sampling_level == "sequence",
+            "epsilon": self.epsilon != Grpo.model_fields["epsilon"].default,
+            "epsilon_high": self.epsilon_high is not None,
+        }
+        chosen = [name for name, is_chosen in acts.items() if is_chosen]
+        if self.ratio_to == "policy" and chosen:
+            raise ValueError(f"{chosen[0]} changes nothing where every ratio is 1: set ratio_to: sampler")
+        if self.loss_type == "cispo" and self.importance_sampling_level == "sequence":
+            raise ValueError("loss_type: cispo bounds the ratio of each token: importance_sampling_level: token")
+        return self
 
 
 class Evaluation(_Part):

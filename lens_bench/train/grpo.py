@@ -1,7 +1,8 @@
 """Group-relative policy optimisation as pure functions on tensors.
 
 GRPO: DeepSeekMath, arXiv 2402.03300, section 4.1. Dr. GRPO: arXiv 2503.20783, section 3.2. DAPO's token-level loss and
-asymmetric clipping: arXiv 2503.14476, sections 3.1 and 3.3. The k3 estimator of the KL divergence: J. Schulman,
+asymmetric clipping: arXiv 2503.14476, sections 3.1 and 3.3. GSPO: arXiv 2507.18071, section 4. CISPO: MiniMax-M1,
+arXiv 2506.13585, section 3.1. The k3 estimator of the KL divergence: J. Schulman,
 "Approximating KL divergence" (2020).
 
 Shapes: P prompts, G completions of each; B completions in all, T tokens, padded; a mask is bool [B, T]. Values at
@@ -15,7 +16,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-LossType: TypeAlias = Literal["grpo", "dr_grpo", "dapo"]
+LossType: TypeAlias = Literal["grpo", "dr_grpo", "dapo", "cispo"]
+Level: TypeAlias = Literal["token", "sequence"]
 Scale: TypeAlias = Literal["group", "none"]
 
 # Added to a group's deviation, as in DeepSeekMath's followers (TRL, LENS).
@@ -59,17 +61,45 @@ def k3(logps: Tensor, reference: Tensor) -> Tensor:
     return torch.expm1(difference) - difference
 
 
-def clipped(logps: Tensor, old: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
-    """The clipped surrogate per token, as a loss.
+def log_ratio(logps: Tensor, old: Tensor, mask: Tensor, level: Level = "token") -> Tensor:
+    """Logarithm [B, T] of how much likelier answers are under the policy than under what sampled them; 0 where masked.
 
     Args:
         logps: [B, T] of the policy, with gradient.
         old: [B, T] of the policy that sampled.
+        mask: [B, T].
+        level: ``token``: of each token; ``sequence``: the mean over a completion's tokens, for each of them (GSPO).
+    """
+    difference = torch.where(mask, logps - old, 0.0)
+    if level == "token":
+        return difference
+    mean = difference.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(mask, mean, 0.0)
+
+
+def cispo(logps: Tensor, ratio: Tensor, advantage: Tensor, high: float) -> Tensor:
+    """CISPO's surrogate per token, as a loss: REINFORCE under the ratio, which is bounded above and has no gradient.
+
+    No token is dropped, as clipping drops those beyond the bound.
+
+    Args:
+        logps: [B, T] of the policy, with gradient.
+        ratio: [B, T], of the policy to what sampled.
+        advantage: [B, 1] or [B, T].
+        high: The ratio counts at most as 1 + high.
+    """
+    return -ratio.detach().clamp(max=1 + high) * advantage * logps
+
+
+def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """The clipped surrogate per token, as a loss.
+
+    Args:
+        ratio: [B, T], of the policy to what sampled, with gradient.
         advantage: [B, 1] or [B, T].
         low: The ratio is clipped to [1 - low, 1 + high].
         high: See ``low``.
     """
-    ratio = torch.exp(logps - old)
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
 
@@ -99,8 +129,10 @@ def token_loss(
     low: float = 0.2,
     high: float = 0.2,
     weight: Tensor | None = None,
+    kind: LossType = "grpo",
+    level: Level = "token",
 ) -> Tensor:
-    """Loss of every token [B, T], 0 at masked ones: the clipped surrogate plus ``beta`` times the KL estimate.
+    """Loss of every token [B, T], 0 at masked ones: the surrogate plus ``beta`` times the KL estimate.
 
     Args:
         logps: [B, T] of the policy.
@@ -112,10 +144,14 @@ def token_loss(
         low: Lower clipping distance.
         high: Upper clipping distance.
         weight: [B, T] of the surrogate, see ``importance``.
+        kind: ``cispo`` has a surrogate of its own; the others clip.
+        level: What the ratio is of, see ``log_ratio``.
     """
     # Masked first: 0 * inf would be NaN in the gradient.
     kept = torch.where(mask, logps, 0.0)
-    loss = clipped(kept, torch.where(mask, old, 0.0), advantage.unsqueeze(1), low, high)
+    ratio = torch.exp(log_ratio(kept, torch.where(mask, old, 0.0), mask, level))
+    scale = advantage.unsqueeze(1)
+    loss = cispo(kept, ratio, scale, high) if kind == "cispo" else clipped(ratio, scale, low, high)
     loss = loss if weight is None else loss * weight
     if beta:
         if reference is None:
@@ -133,7 +169,7 @@ def reduce_loss(loss: Tensor, mask: Tensor, kind: LossType, *, sequences: int, t
     Args:
         loss: [B, T], 0 at masked tokens.
         mask: [B, T].
-        kind: ``grpo``: mean over completions of the mean over their tokens; ``dapo``: mean over all tokens;
+        kind: ``grpo``: mean over completions of the mean over their tokens; ``dapo``, ``cispo``: mean over all tokens;
             ``dr_grpo``: sum over tokens over completions times the longest allowed length.
         sequences: Completions of the whole step.
         tokens: Unmasked tokens of the whole step.
@@ -141,7 +177,7 @@ def reduce_loss(loss: Tensor, mask: Tensor, kind: LossType, *, sequences: int, t
     """
     if kind == "grpo":
         return (loss.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / max(1, sequences)
-    if kind == "dapo":
+    if kind in ("dapo", "cispo"):
         return loss.sum() / max(1, tokens)
     return loss.sum() / (max(1, sequences) * max_tokens)
 

@@ -140,11 +140,14 @@ class Policy:
     def _policy_loss(self, batch: Batch, scored: Scored, advantage: Tensor, reference: Tensor | None) -> Tensor:
         """Every rollout is used once, so what sampled it is the policy itself: the ratio is 1, its gradient is not.
 
-        vLLM samples with the same weights, but its own arithmetic; that difference is weighted, not clipped.
+        vLLM samples with the same weights, but its own arithmetic. That difference is weighted, or with ``ratio_to:
+        sampler`` it is the ratio, which the surrogate bounds.
         """
         config, real, old = self._config, batch.pack.real, scored.logps.detach()
         weight = None
-        if config.rollouts == "vllm" and config.importance_cap:
+        if config.ratio_to == "sampler":
+            old = _sampled(batch)
+        elif config.rollouts == "vllm" and config.importance_cap:
             weight = grpo.importance(old, _sampled(batch), real, config.importance_cap)
         losses = grpo.token_loss(
             scored.logps,
@@ -154,6 +157,10 @@ class Policy:
             reference=reference,
             beta=config.beta,
             weight=weight,
+            low=config.epsilon,
+            high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
+            kind=config.loss_type,
+            level=config.importance_sampling_level,
         )
         return grpo.reduce_loss(
             losses,

@@ -116,8 +116,46 @@ def test_first_step_has_no_loss_but_the_policy_gradient() -> None:
 )
 def test_clipping_stops_the_gradient_on_one_side_only(ratio: float, advantage: float, moves: bool) -> None:
     logps = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    grpo.clipped(logps, torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2, 0.2).sum().backward()
+    grpo.clipped(logps.exp(), torch.tensor([[advantage]]), 0.2, 0.2).sum().backward()
     assert (logps.grad is not None and float(logps.grad.abs()) > 0) == moves
+
+
+def test_sequence_level_ratios_and_cispo_are_the_written_out_formulas() -> None:
+    """GSPO, arXiv 2507.18071, equations 5 and 7; CISPO, arXiv 2506.13585, equation 4; both without the divergence."""
+    generator = torch.Generator().manual_seed(3)
+    logps, old = (-2 * torch.rand(4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    advantage, lengths = [0.9, -0.4, 1.3, -1.1], [6, 3, 1, 4]
+    mask = torch.arange(6) < torch.tensor(lengths).unsqueeze(1)
+    low, high = 0.1, 0.3
+
+    gspo, gspo_gradient = 0.0, np.zeros((4, 6))
+    cispo, cispo_gradient = 0.0, np.zeros((4, 6))
+    for i, (a, length) in enumerate(zip(advantage, lengths, strict=True)):
+        s = math.exp(sum(float(logps[i, t] - old[i, t]) for t in range(length)) / length)
+        bounded = min(max(s, 1 - low), 1 + high)
+        gspo -= min(s * a, bounded * a) / 4
+        for t in range(length):
+            gspo_gradient[i, t] = -s * a / length / 4 if s * a <= bounded * a else 0.0
+            weight = min(math.exp(float(logps[i, t] - old[i, t])), 1 + high)
+            cispo -= weight * a * float(logps[i, t]) / sum(lengths)
+            cispo_gradient[i, t] = -weight * a / sum(lengths)
+
+    def ours(kind: grpo.LossType, level: grpo.Level) -> tuple[float, np.ndarray]:
+        leaf = logps.clone().requires_grad_()
+        scale = torch.tensor(advantage, dtype=torch.float64)
+        loss = grpo.token_loss(leaf, old, scale, mask, low=low, high=high, kind=kind, level=level)
+        total = grpo.reduce_loss(loss, mask, kind, sequences=4, tokens=sum(lengths), max_tokens=6)
+        total.backward()
+        assert leaf.grad is not None
+        return float(total.detach()), leaf.grad.numpy()
+
+    found, gradient = ours("grpo", "sequence")
+    assert found == pytest.approx(gspo, rel=1e-12)
+    np.testing.assert_allclose(gradient, gspo_gradient, atol=1e-14)
+    assert (gspo_gradient[:, 0] == 0).any() and (gspo_gradient[:, 0] != 0).any()  # some clipped, some not
+    found, gradient = ours("cispo", "token")
+    assert found == pytest.approx(cispo, rel=1e-12)
+    np.testing.assert_allclose(gradient, cispo_gradient, atol=1e-14)
 
 
 def case() -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,7 +164,9 @@ def case() -> tuple[torch.Tensor, torch.Tensor]:
     return loss, mask
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [("grpo", (2 + 4 + 0) / 3), ("dapo", 10 / 4), ("dr_grpo", 10 / (3 * 5))])
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("grpo", (2 + 4 + 0) / 3), ("dapo", 10 / 4), ("cispo", 10 / 4), ("dr_grpo", 10 / (3 * 5))]
+)
 def test_normalisers_by_hand(kind: grpo.LossType, wanted: float) -> None:
     loss, mask = case()
     found = grpo.reduce_loss(loss, mask, kind, sequences=3, tokens=4, max_tokens=5)
@@ -199,8 +239,11 @@ class Alone:
 
 
 @pytest.mark.trl
-@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
-def test_equal_to_trl(kind: grpo.LossType) -> None:
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [("grpo", "token"), ("dapo", "token"), ("dr_grpo", "token"), ("cispo", "token"), ("grpo", "sequence")],
+)
+def test_equal_to_trl(kind: grpo.LossType, level: grpo.Level) -> None:
     """TRL's own loss on the same tensors. Runs where TRL is installed (written against 1.16)."""
     trl = pytest.importorskip("trl", reason="TRL, the oracle, is not installed")
     generator = torch.Generator().manual_seed(2)
@@ -211,7 +254,8 @@ def test_equal_to_trl(kind: grpo.LossType) -> None:
         accelerator=Alone(), args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps), None),
         _metrics=defaultdict(lambda: defaultdict(list)), _entropy_bonus_enabled=False, aux_loss_enabled=False,
-        beta=0.04, epsilon_low=0.2, epsilon_high=0.2, importance_sampling_level="token", loss_type=kind,
+        beta=0.04, epsilon_low=0.2, importance_sampling_level=level, loss_type=kind,
+        epsilon_high=1.2 if kind == "cispo" else 0.2,  # TRL's is the bound itself there
         max_completion_length=6, model=SimpleNamespace(training=True), off_policy_mask_threshold=None,
         top_entropy_quantile=1.0, use_vllm=False, current_gradient_accumulation_steps=1,
     )  # fmt: skip
@@ -227,6 +271,6 @@ def test_equal_to_trl(kind: grpo.LossType) -> None:
         # tox -e trl installs a version that this was written against; elsewhere any may be there.
         give_up = pytest.fail if os.environ.get("LENS_BENCH_REQUIRE_TRL") else pytest.skip
         give_up(f"the private loss of TRL {trl.__version__} needs something else: {error}")
-    loss = grpo.token_loss(logps, old, advantage, mask, reference=ref, beta=0.04)
+    loss = grpo.token_loss(logps, old, advantage, mask, reference=ref, beta=0.04, kind=kind, level=level)
     found = grpo.reduce_loss(loss, mask, kind, sequences=4, tokens=int(mask.sum()), max_tokens=6)
     torch.testing.assert_close(found, wanted)

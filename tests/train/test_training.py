@@ -229,6 +229,30 @@ def test_a_sampler_with_other_weights_stops_training(run: Run, monkeypatch: pyte
     assert seen.steps[0]["sampler_difference"] == pytest.approx(0.2, abs=1e-4)
 
 
+def test_a_ratio_to_the_sampler_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that the sampler said to be far less likely than they are: positive advantages are clipped away."""
+    sample = HfSampler.sample
+
+    def doubtful(self: HfSampler, asks: Sequence[Ask], members: int, seed: int) -> list[list[Rollout]]:
+        found = sample(self, asks, members, seed)
+        return [[Rollout(r.ids, tuple(p - 1.0 for p in r.logps)) for r in group] for group in found]
+
+    monkeypatch.setattr(HfSampler, "sample", doubtful)
+    losses = {}
+    for name, more in {
+        "policy": {},
+        "token": {"ratio_to": "sampler"},
+        "wide": {"ratio_to": "sampler", "epsilon_high": 9.0},
+        "sequence": {"ratio_to": "sampler", "importance_sampling_level": "sequence", "epsilon_high": 9.0},
+        "cispo": {"ratio_to": "sampler", "loss_type": "cispo", "epsilon_high": 0.5},
+    }.items():
+        over = {"grpo": {"sampler_tolerance": 0, **more}, "optimiser": {"steps": 1}}
+        losses[name] = run(tiny_recipe("grpo", over), name)[1].steps[0]
+    assert losses["token"]["loss"] > losses["policy"]["loss"] + 1e-3  # min(r A, 1.2 A): only losses grow by e
+    assert losses["wide"]["loss"] == pytest.approx(losses["sequence"]["loss"], abs=1e-3)
+    assert len({round(found["grad_norm"], 5) for found in losses.values()}) >= 4
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
 def test_micro_batches_add_up(loss_type: str, run: Run) -> None:
     results = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lens_bench.errors import UsageError
 from lens_bench.perf.profile_file import SCENARIOS, Scenario
-from lens_bench.perf.server import Bound
+from lens_bench.perf.queueing import Bound
 from lens_bench.records import ArgValue, Size
 from lens_bench.registry import suggest
 

@@ -18,8 +18,10 @@ from lens_bench.perf.stages import Stage
 from lens_bench.perf.warmup import Warmup
 from lens_bench.records import ArgValue
 
+# The highest rate is compared with others where its 95 % interval is no wider than this share to either side.
+PRECISE = 0.05
 PROFILE_NAME = "profile.json"
-PROFILE_SCHEMA: Literal[1] = 1
+PROFILE_SCHEMA: Literal[2] = 2
 
 Scenario: TypeAlias = Literal["single-stream", "offline", "server"]
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "offline", "server")
@@ -138,7 +140,12 @@ class Trial:
         latency_ms: Percentile that the bound is about, waiting included; without an interval, because waits in a queue
             depend on each other.
         p50_ms: The median.
-        holds: The percentile stayed within the bound, and the model kept up.
+        late: How many waited longer than the bound.
+        confidence: With which these requests alone show that the percentile is within the bound, by MLPerf's criterion.
+        sustained: The highest rate at which a long queue keeps the bound, its calls taking the times measured until the
+            end of this trial; None where not even requests that come alone keep it.
+        holds: The rate is not above the sustained one, by more than 2 % or what that is uncertain by, and the model
+            kept up.
         kept_up: Requests were answered as fast as they came.
         cut: The trial was ended when it could no longer hold: too many requests were late, or the model was too far
             behind. Its figures are of the requests answered until then.
@@ -150,6 +157,9 @@ class Trial:
     seconds: float
     latency_ms: Estimate
     p50_ms: Estimate
+    late: int
+    confidence: float
+    sustained: Estimate | None
     holds: bool
     kept_up: bool
     cut: bool
@@ -165,6 +175,7 @@ class Server:
         percentile: Which percentile is bounded, e.g. 0.99.
         bound_ms: By how much.
         concurrency: Most requests that one call answers.
+        requests_needed: Requests of a trial that the percentile needs at 99 % confidence.
         start_rate: Where the search began.
         rate: The highest rate found that holds; None where none does.
     """
@@ -173,8 +184,9 @@ class Server:
     percentile: float
     bound_ms: float
     concurrency: int
+    requests_needed: int
     start_rate: float
-    rate: float | None = None
+    rate: Estimate | None = None
     warmup: Warmup | None = None
     trials: tuple[Trial, ...] = ()
 
@@ -219,7 +231,7 @@ class Profile:
     server: Server | None = None
     comparable: bool = True
     reasons: tuple[str, ...] = ()
-    schema_version: Literal[1] = PROFILE_SCHEMA
+    schema_version: Literal[2] = PROFILE_SCHEMA
 
     def judged(self) -> Profile:
         """The profile with ``comparable`` and ``reasons`` from what its parts say."""
@@ -227,6 +239,9 @@ class Profile:
         sessions = {c.session for _, c in self.circumstances()}
         if len(sessions) > 1:
             found.append(f"resumed: parts were measured in {len(sessions)} sessions")
+        error = self.server.rate.relative if self.server is not None and self.server.rate is not None else None
+        if error is not None and error > PRECISE:
+            found.append(f"server: call times vary so much that the rate is known to {100 * error:.0f} % only")
         kept: dict[str, str] = {}
         for where, circumstances in self.circumstances():
             for reason in circumstances.reasons:  # once a scenario, whatever its figures are from trial to trial

@@ -1,139 +1,103 @@
 """Server: requests come by themselves; the highest rate at which a latency percentile keeps its bound, by search.
 
-A request is one expression on one picture. Requests wait in one queue; the model takes as many as have arrived, at most
-``concurrency``, and answers them in one call. Latency is from arrival to answer.
+Each trial lets requests arrive at one rate. As in MLPerf Inference, it has as many as the percentile needs for 99 %
+confidence (``quantiles.requests_needed``). A model that is too slow for that gets fewer, and the profile says what
+confidence is left. From the times of all calls so far follows the rate that the model sustains in the long run
+(``queueing.sustained``); the next trial tries that one, until a trial's rate and the one that it leads to agree and calls are enough to know it well.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.bench import Bench, Measured
-from lens_bench.perf.clock import Clock
-from lens_bench.perf.profile_file import Server, Trial
-from lens_bench.perf.quantiles import Estimate, percentile, rank
-from lens_bench.perf.warmup import WINDOW, warm_up
+from lens_bench.perf.profile_file import PRECISE, Server, Trial
+from lens_bench.perf.quantiles import CONFIDENCE, Estimate, confidence, percentile, rank, requests_needed
+from lens_bench.perf.queueing import Bound, Served, Sofar, in_time, serve, sustained
+from lens_bench.perf.warmup import WINDOW, Warmup, warm_up
 from lens_bench.records import ImageTask
 
-LEAST, MOST = 20, 20_000
-# The search ends when the rates that hold and fail lie this close together.
-CLOSE = 1.05
-# Rates below this share of the first one are not tried: then no rate holds.
-HOPELESS = 1 / 64
-# Answering may take so much longer than arriving, beside the last calls.
-KEPT_UP = 1.05
+# Fewest and most requests of a trial, and how many times the asked duration it may last for the sake of the percentile:
+# with the default of 10 s that is MLPerf's 10 minutes.
+LEAST, MOST, LONGEST = 5, 20_000, 60
+# The search ends when a trial's rate and the sustained rate that it leads to lie this close together.
+CLOSE = 1.02
+MOST_TRIALS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What has to hold: a percentile (0 to 1) of latency within so many seconds."""
+@dataclass(slots=True)
+class _Search:
+    """What stays the same over the trials of a session, and the call times that they found."""
 
-    percentile: float
-    seconds: float
+    bench: Bench
+    items: Sequence[ImageTask]
+    bound: Bound
+    concurrency: int
+    seed: int
+    noise: Sequence[str]
+    calls: dict[int, list[float]] = field(default_factory=dict)
+    error: float | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What a queue did.
-
-    Attributes:
-        latencies: Seconds from arrival to answer, in the order of arrival; of the answered requests.
-        seconds: From the first moment to the last answer.
-        busy: Seconds in which a call was under way; ``longest`` of one call.
-        cut: Ended before all requests were answered.
-    """
-
-    latencies: tuple[float, ...]
-    seconds: float
-    busy: float
-    longest: float
-    cut: bool
-
-    def kept_up(self, arriving: float) -> bool:
-        """Whether the model answers as fast as requests come, here within ``arriving`` seconds.
-
-        Where it does not, the queue grows for ever, and a trial that is short beside the bound would not notice.
-        """
-        return in_time(self.seconds, arriving, self.longest)
-
-
-@dataclass(frozen=True, slots=True)
-class Sofar:
-    """A queue in the midst of a trial: latencies of the answered, seconds since it began and of its longest call."""
-
-    latencies: Sequence[float]
-    seconds: float
-    longest: float
-
-
-def in_time(seconds: float, arriving: float, longest: float) -> bool:
-    """Whether what arrived within ``arriving`` seconds was answered as fast, in ``seconds``, but for the last calls."""
-    return seconds <= KEPT_UP * arriving + 2 * longest
-
-
-def serve(
-    answer: Callable[[int, int], None],
-    arrivals: Sequence[float],
-    concurrency: int,
-    clock: Clock,
-    hopeless: Callable[[Sofar], bool] = lambda _: False,
-) -> Served:
-    """Let requests arrive and answer them.
-
-    Args:
-        answer: Answers requests ``first`` to ``last`` (exclusive) in one call; time passes meanwhile.
-        arrivals: Moments in seconds, in order.
-        concurrency: Most requests of one call.
-        clock: What time passes on.
-        hopeless: Asked after each call while requests are left; True ends the trial.
-    """
-    start = clock.now()
-    latencies: list[float] = []
-    busy = longest = 0.0
-    first = 0
-    while first < len(arrivals):
-        now = clock.now() - start
-        if arrivals[first] > now:
-            clock.sleep(arrivals[first] - now)
-            now = max(clock.now() - start, arrivals[first])
-        last = first + 1
-        while last < len(arrivals) and last - first < concurrency and arrivals[last] <= now:
-            last += 1
-        answer(first, last)
-        done = clock.now() - start
-        busy, longest = busy + done - now, max(longest, done - now)
-        latencies += [done - arrivals[k] for k in range(first, last)]
-        first = last
-        if first < len(arrivals) and hopeless(Sofar(latencies, done, longest)):
-            break
-    return Served(tuple(latencies), clock.now() - start, busy, longest, cut=first < len(arrivals))
+    def requests(self, rate: float) -> int:
+        """How many requests a trial at this rate has."""
+        seconds = self.bench.duration
+        known = sum(map(len, self.calls.values()))
+        precise = known * ((self.error / PRECISE) ** 2 - 1) if self.error is not None else 0.0
+        wanted = max(requests_needed(self.bound.percentile), precise)
+        return round(min(MOST, max(LEAST, rate * seconds, min(wanted, rate * seconds * LONGEST))))
 
 
 def next_rate(trials: Sequence[Trial], start: float) -> float | None:
     """The rate to try next, or None where the search is over.
 
-    From the start up by half until a rate fails, down by half until one holds, then the geometric middle. A function of
-    the trials alone, so that an interrupted search goes on where it stopped.
+    A function of the trials alone, so that an interrupted search goes on where it stopped.
     """
     if not trials:
         return start
-    failing = min((t.rate for t in trials if not t.holds), default=None)
-    holding = holding_rate(trials)
-    if failing is None:
-        return max(t.rate for t in trials) * 1.5
-    if holding is None:
-        return failing / 2 if failing / 2 >= HOPELESS * start else None
-    return None if failing / holding <= CLOSE else float((failing * holding) ** 0.5)
+    last, aim = trials[-1], trials[-1].sustained
+    if len(trials) >= MOST_TRIALS:
+        return None
+    if aim is None:  # tried once more with requests that surely come alone
+        return last.rate / 4 if len(trials) == 1 else None
+    if not last.holds and agree(last):  # the queue did not do what its call times lead to
+        return 0.9 * last.rate
+    if len(trials) > 1 and agree(last) and (known(last) or agree(trials[-2])):
+        return None
+    return aim.value
 
 
-def holding_rate(trials: Sequence[Trial]) -> float | None:
-    """The highest rate that holds and lies below every rate that fails; None where there is none."""
-    failing = min((t.rate for t in trials if not t.holds), default=float("inf"))
-    return max((t.rate for t in trials if t.holds and t.rate < failing), default=None)
+def agree(trial: Trial) -> bool:
+    """Whether the rate of a trial is the sustained one, as well as that is known."""
+    aim = trial.sustained
+    if aim is None:
+        return False
+    return aim.value / _close(aim) <= trial.rate <= aim.value * _close(aim)
+
+
+def _close(aim: Estimate) -> float:
+    return max(CLOSE, 1 + (aim.relative or 0.0))
+
+
+def known(trial: Trial) -> bool:
+    """Whether the calls determine the sustained rate well."""
+    error = trial.sustained.relative if trial.sustained is not None else None
+    return error is not None and error <= PRECISE
+
+
+def holding_rate(trials: Sequence[Trial]) -> Estimate | None:
+    """The rate of the last trial that holds, which knew the call times best; None where there is none.
+
+    Its interval is as wide as that of the sustained rate.
+    """
+    last = next((t for t in reversed(trials) if t.holds), None)
+    if last is None:
+        return None
+    error = last.sustained.relative if last.sustained is not None else None
+    return Estimate(last.rate) if error is None else Estimate(last.rate, last.rate / (1 + error), last.rate * (1 + error))
 
 
 def server(
@@ -149,7 +113,7 @@ def server(
 
     Args:
         bench: What is measured.
-        items: Pictures with one expression each; requests take them in turn.
+        items: Images with one expression each; requests take them in turn.
         bound: What has to hold.
         concurrency: Most requests that one call answers; at most as many as there are items. That of an earlier
             session stays, because trials under two of them would be one search.
@@ -159,47 +123,84 @@ def server(
     """
     concurrency = concurrency if done is None else done.concurrency
     batch = list(items[:concurrency])
-    bench.observer.start("server: warm-up", 1, 0)
-    try:
-        times: list[float] = []
-
-        def call() -> float:
-            times.append(bench.call(batch).seconds)
-            return times[-1]
-
-        warmup = warm_up(call, bench.clock, bench.duration / 2)
-        each = median(times[-WINDOW:])  # of several: a single call may be anything
-    finally:
-        bench.observer.stop()
+    warmup, times = _warm_up(bench, batch)
+    each = median(times)  # of several: a single call may be anything
     found = done or Server(
         complete=False,
         percentile=bound.percentile,
         bound_ms=1e3 * bound.seconds,
         concurrency=concurrency,
+        requests_needed=requests_needed(bound.percentile),
         start_rate=0.5 * len(batch) / max(each, 1e-9),
     )
-    noise = bench.timing_reasons(warmup, [])
     found = replace(found, warmup=warmup)
+    search = _Search(bench, items, bound, concurrency, seed, bench.timing_reasons(warmup, []), {len(batch): times})
     while (rate := next_rate(found.trials, found.start_rate)) is not None:
-        trial = _trial(bench, items, bound, concurrency, seed, rate, noise)
-        trials = (*found.trials, trial)
+        trials = (*found.trials, _trial(search, rate))
         found = replace(found, trials=trials, rate=holding_rate(trials))
         keep(found)
     keep(replace(found, complete=True))
 
 
-def _trial(
-    bench: Bench,
-    items: Sequence[ImageTask],
-    bound: Bound,
-    concurrency: int,
-    seed: int,
-    rate: float,
-    noise: Sequence[str],
-) -> Trial:
-    count = min(MOST, max(LEAST, round(rate * bench.duration)))
-    allowed = count - rank(count, bound.percentile)
-    arrivals = poisson(rate, count, seed)
+def _warm_up(bench: Bench, batch: Sequence[ImageTask]) -> tuple[Warmup, list[float]]:
+    """Warm up on a full call; also gives the times of the last calls."""
+    bench.observer.start("server: warm-up", 1, 0)
+    times: list[float] = []
+
+    def call() -> float:
+        times.append(bench.call(batch).seconds)
+        return times[-1]
+
+    try:
+        warmup = warm_up(call, bench.clock, bench.duration / 2)
+    finally:
+        bench.observer.stop()
+    return warmup, times[-WINDOW:]
+
+
+def _trial(search: _Search, rate: float) -> Trial:
+    bench, bound = search.bench, search.bound
+    count = search.requests(rate)
+    arrivals = poisson(rate, count, search.seed)
+    measured = Measured()
+    bench.observer.start(f"server, {rate:.3g} requests/s", count, 0)
+    try:
+        with bench.measure() as measured:
+            served, checks = _serve(search, arrivals)
+    finally:
+        bench.observer.stop()
+    for check in checks:  # outside the clock: an answer that is none was not served
+        check()
+    for size, seconds in served.calls:
+        search.calls.setdefault(size, []).append(seconds)
+    aim = sustained(search.calls, bound, search.concurrency, search.seed, rate)
+    search.error = aim.relative if aim is not None else None
+    kept_up = not served.cut and served.kept_up(arrivals[-1])
+    waits = [1e3 * s for s in served.latencies]
+    late = sum(s > bound.seconds for s in served.latencies)
+    return Trial(
+        rate=rate,
+        requests=len(waits),
+        seconds=served.seconds,
+        latency_ms=_without_interval(waits, bound.percentile),
+        p50_ms=_without_interval(waits, 0.5),
+        late=late,
+        confidence=confidence(len(waits), late, bound.percentile),
+        sustained=aim,
+        holds=kept_up and aim is not None and rate <= aim.value * _close(aim),
+        kept_up=kept_up,
+        cut=served.cut,
+        busy=served.busy / served.seconds if served.seconds > 0 else 0.0,
+        circumstances=measured.circumstances(*search.noise, None if served.cut else _too_few(count, bound.percentile)),
+    )
+
+
+def _serve(search: _Search, arrivals: Sequence[float]) -> tuple[Served, list[Callable[[], object]]]:
+    """The trial itself: what the queue did, and what checks its answers afterwards."""
+    bench, items, bound = search.bench, search.items, search.bound
+    allowed = len(arrivals) - rank(len(arrivals), bound.percentile)
+    # Ten deviations more than the percentile allows, were requests late independently; they are late in groups.
+    most = allowed + 10 * allowed**0.5 + 3
     checks: list[Callable[[], object]] = []
     late = checked = 0
 
@@ -210,35 +211,24 @@ def _trial(
         checked = answered
         # Whoever still waits and has waited too long is late, too.
         waiting = max(0, bisect_left(arrivals, sofar.seconds - bound.seconds) - answered)
-        return late + waiting > allowed or not in_time(sofar.seconds, arrivals[-1], sofar.longest)
+        return late + waiting > most or not in_time(sofar.seconds, arrivals[-1], sofar.longest)
 
     def answer(first: int, last: int) -> None:
         checks.append(bench.ask([items[k % len(items)] for k in range(first, last)]))
         bench.observer.advance(last - first, 0)
 
-    bench.observer.start(f"server, {rate:.3g} requests/s", count, 0)
-    measured = Measured()
-    try:
-        with bench.measure() as measured:
-            served = serve(answer, arrivals, concurrency, bench.clock, hopeless)
-    finally:
-        bench.observer.stop()
-    for check in checks:  # outside the clock: an answer that is none was not served
-        check()
-    waits = [1e3 * s for s in served.latencies]
-    latency = _without_interval(waits, bound.percentile)
-    kept_up = not served.cut and served.kept_up(arrivals[-1])
-    return Trial(
-        rate=rate,
-        requests=len(waits),
-        seconds=served.seconds,
-        latency_ms=latency,
-        p50_ms=_without_interval(waits, 0.5),
-        holds=kept_up and latency.value <= 1e3 * bound.seconds,
-        kept_up=kept_up,
-        cut=served.cut,
-        busy=served.busy / served.seconds if served.seconds > 0 else 0.0,
-        circumstances=measured.circumstances(*noise),
+    return serve(answer, arrivals, search.concurrency, bench.clock, hopeless), checks
+
+
+def _too_few(count: int, share: float) -> str | None:
+    """What to say of a trial that has fewer requests than its percentile needs."""
+    needed = requests_needed(share)
+    if count >= needed:
+        return None
+    left = 100 * confidence(count, 1, share)
+    return (
+        f"{count} requests a trial, {needed} are needed for p{100 * share:.9g} at {100 * CONFIDENCE:.0f} % confidence: "
+        f"{left:.2g} % is left"
     )
 
 

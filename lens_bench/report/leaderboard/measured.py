@@ -268,7 +268,7 @@ def _profiled(profile: Profile) -> RowSpeed:
         p99_ms=single.latency_ms.p99.value if single is not None else None,
         peak_memory_mb=max(device) if device else max(m.peak_rss_mb for m in memories),
         memory_of="device" if device else "process",
-        requests_per_s=server.rate if server is not None and found else None,
+        requests_per_s=server.rate.value if server is not None and server.rate is not None and found else None,
         bound=str(profile.knobs.get("latency_bound") or "") if found else "",
         profiled=True,
     )

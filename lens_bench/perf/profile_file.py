@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from lens_bench.errors import DataError
 from lens_bench.perf.ceilings import Ceilings
 from lens_bench.perf.memory import Memory
-from lens_bench.perf.quantiles import Estimate
+from lens_bench.perf.quantiles import CONFIDENCE, Estimate, confidence
 from lens_bench.perf.roofline import Roof
 from lens_bench.perf.stages import Stage
 from lens_bench.perf.warmup import Warmup
@@ -141,11 +141,9 @@ class Trial:
             depend on each other.
         p50_ms: The median.
         late: How many waited longer than the bound.
-        confidence: With which these requests alone show that the percentile is within the bound, by MLPerf's criterion.
-        sustained: The highest rate at which a long queue keeps the bound, its calls taking the times measured until the
-            end of this trial; None where not even requests that come alone keep it.
-        holds: The rate is not above the sustained one, by more than 2 % or what that is uncertain by, and the model
-            kept up.
+        sustained: The highest rate at which a long queue keeps the bound, by simulation with the call times measured
+            until the end of this trial; None where not even requests that come alone keep it.
+        holds: The model kept up, and the rate is at most 2 % above the sustained one, or as much as that is uncertain.
         kept_up: Requests were answered as fast as they came.
         cut: The trial was ended when it could no longer hold: too many requests were late, or the model was too far
             behind. Its figures are of the requests answered until then.
@@ -158,7 +156,6 @@ class Trial:
     latency_ms: Estimate
     p50_ms: Estimate
     late: int
-    confidence: float
     sustained: Estimate | None
     holds: bool
     kept_up: bool
@@ -177,7 +174,8 @@ class Server:
         concurrency: Most requests that one call answers.
         requests_needed: Requests of a trial that the percentile needs at 99 % confidence.
         start_rate: Where the search began.
-        rate: The highest rate found that holds; None where none does.
+        rate: The highest rate that the model sustains, with the interval that its call times leave; None where no trial
+            holds.
     """
 
     complete: bool
@@ -189,6 +187,22 @@ class Server:
     rate: Estimate | None = None
     warmup: Warmup | None = None
     trials: tuple[Trial, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the rate found compares with no other, beside the circumstances of the trials."""
+        found = []
+        decided = next((t for t in reversed(self.trials) if t.holds), None)
+        if decided is not None and decided.requests < self.requests_needed:
+            left = confidence(decided.requests, 1, self.percentile)
+            found.append(
+                f"{decided.requests} requests in a trial give p{100 * self.percentile:.9g} a confidence of "
+                f"{100 * left:.2g} %; {100 * CONFIDENCE:.0f} % takes {self.requests_needed:,}"
+            )
+        error = self.rate.relative if self.rate is not None else None
+        if error is not None and error > PRECISE:
+            found.append(f"call times vary, so the rate is known to {100 * error:.0f} % only")
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +253,7 @@ class Profile:
         sessions = {c.session for _, c in self.circumstances()}
         if len(sessions) > 1:
             found.append(f"resumed: parts were measured in {len(sessions)} sessions")
-        error = self.server.rate.relative if self.server is not None and self.server.rate is not None else None
-        if error is not None and error > PRECISE:
-            found.append(f"server: call times vary so much that the rate is known to {100 * error:.0f} % only")
+        found += [f"server: {reason}" for reason in (self.server.reasons if self.server is not None else ())]
         kept: dict[str, str] = {}
         for where, circumstances in self.circumstances():
             for reason in circumstances.reasons:  # once a scenario, whatever its figures are from trial to trial

@@ -1,12 +1,12 @@
-"""One queue in front of a model: served for real, and worked through again on paper with the times that were measured.
+"""One queue in front of a model: served in a trial, and simulated with the call times that trials measured.
 
 A request is one expression on one image. Requests wait in one queue; the model takes as many as have arrived, at most
 ``concurrency``, and answers them in one call. Latency is from arrival to answer.
 
-A percentile of some hundred waits is a poor guide to the rate that a model sustains: waits depend on each other, and
-the highest of them are few. What a queue does follows from its arrivals and from how long calls take, and the latter is
-known well after some hundred calls. ``sustained`` therefore lets ``LONG`` requests arrive on paper, with calls that
-take the measured times in the order in which they were measured, so that slow calls that come together stay together.
+A percentile of a few hundred waits is a poor guide to the rate that a model sustains: waits depend on each other, and
+few of them are long. What a queue does follows from its arrivals and from how long calls take, and call times are known
+well after a few hundred calls. ``sustained`` therefore simulates ``LONG`` requests. Simulated calls take the measured
+times in the order in which they were measured, so that slow calls that come together stay together.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.clock import Clock
 from lens_bench.perf.quantiles import Estimate, percentile, rank
 
-# Requests on paper: at p99 a thousand of them are late, which determines the rate to about 1 %. Fewer where rates are
+# Simulated requests: at p99 a thousand of them are late, which determines the rate to about 1 %. Fewer where rates are
 # only compared with each other, on the same arrivals.
 LONG, _SHORT = 100_000, 20_000
 # Groups of the jackknife, and the 97.5 % quantile of Student's t for one less.
 _GROUPS, _STUDENT = 10, 2.262
-# Answering may take so much longer than arriving, beside the last calls: in a trial, and on paper.
-KEPT_UP, KEPT_UP_LONG = 1.05, 1.005
-# Rates are told apart to this factor on paper.
+# Answering may take so many standard deviations of the arrivals' time longer than arriving, beside the last calls.
+_DEVIATIONS = 4.0
+# The same for a simulated queue, which is long: a factor.
+_KEPT_UP = 1.005
+# The simulation tells rates apart to this factor.
 _FINE = 1.002
 
 # Seconds of calls by the number of requests they answered, in the order in which they were made.
@@ -71,12 +73,12 @@ class Served:
         """Seconds of the longest call."""
         return max((seconds for _, seconds in self.calls), default=0.0)
 
-    def kept_up(self, arriving: float) -> bool:
-        """Whether the model answers as fast as requests come, here within ``arriving`` seconds.
+    def kept_up(self, arrivals: Sequence[float]) -> bool:
+        """Whether the model answers as fast as requests come.
 
         Where it does not, the queue grows for ever, and a trial that is short beside the bound would not notice.
         """
-        return in_time(self.seconds, arriving, self.longest)
+        return in_time(self.seconds, arrivals, self.longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,13 @@ class Sofar:
     longest: float
 
 
-def in_time(seconds: float, arriving: float, longest: float, factor: float = KEPT_UP) -> bool:
-    """Whether what arrived within ``arriving`` seconds was answered as fast, in ``seconds``, but for the last calls."""
-    return seconds <= factor * arriving + 2 * longest
+def in_time(seconds: float, arrivals: Sequence[float], longest: float) -> bool:
+    """Whether requests were answered as fast as they came, in ``seconds``, but for the last calls and chance.
+
+    A model that is just fast enough answers ``n`` requests in a time that deviates from the expected one by a share of
+    about ``1 / sqrt(n)``, and so does the time in which they arrive.
+    """
+    return seconds <= (1 + _DEVIATIONS / math.sqrt(len(arrivals))) * arrivals[-1] + 2 * longest
 
 
 def serve(
@@ -208,7 +214,7 @@ def _holds(calls: Calls, bound: Bound, concurrency: int, arrivals: Sequence[floa
         if late > allowed:
             return False
         first = last
-    return in_time(now, arrivals[-1], longest, KEPT_UP_LONG)
+    return now <= _KEPT_UP * arrivals[-1] + 2 * longest
 
 
 @lru_cache(maxsize=4)

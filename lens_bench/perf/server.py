@@ -1,9 +1,9 @@
 """Server: requests come by themselves; the highest rate at which a latency percentile keeps its bound, by search.
 
-Each trial lets requests arrive at one rate. As in MLPerf Inference, it has as many as the percentile needs for 99 %
-confidence (``quantiles.requests_needed``). A model that is too slow for that gets fewer, and the profile says what
+A trial lets requests arrive at one rate. As in MLPerf Inference, it has as many as the percentile needs for 99 %
+confidence (``quantiles.requests_needed``); a model that is too slow for that gets fewer, and the profile says what
 confidence is left. From the times of all calls so far follows the rate that the model sustains in the long run
-(``queueing.sustained``); the next trial tries that one, until a trial's rate and the one that it leads to agree and calls are enough to know it well.
+(``queueing.sustained``). The next trial offers that rate. The search ends when a trial at the sustained rate kept up.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from statistics import median
 from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.bench import Bench, Measured
 from lens_bench.perf.profile_file import PRECISE, Server, Trial
-from lens_bench.perf.quantiles import CONFIDENCE, Estimate, confidence, percentile, rank, requests_needed
+from lens_bench.perf.quantiles import Estimate, percentile, rank, requests_needed
 from lens_bench.perf.queueing import Bound, Served, Sofar, in_time, serve, sustained
 from lens_bench.perf.warmup import WINDOW, Warmup, warm_up
 from lens_bench.records import ImageTask
 
-# Fewest and most requests of a trial, and how many times the asked duration it may last for the sake of the percentile:
-# with the default of 10 s that is MLPerf's 10 minutes.
-LEAST, MOST, LONGEST = 5, 20_000, 60
-# The search ends when a trial's rate and the sustained rate that it leads to lie this close together.
+# Fewest and most requests of a trial.
+LEAST, MOST = 5, 20_000
+# How many times the asked duration a trial may last for the sake of the percentile: 5 minutes with the default of 10 s.
+LONGEST = 30
+# A trial is at the sustained rate where the two lie this close together, or as close as that rate is known.
 CLOSE = 1.02
-MOST_TRIALS = 10
+MOST_TRIALS = 8
 
 
 @dataclass(slots=True)
 class _Search:
-    """What stays the same over the trials of a session, and the call times that they found."""
+    """What stays the same over the trials of a session, the call times they found, and how well the rate is known."""
 
     bench: Bench
     items: Sequence[ImageTask]
@@ -43,7 +44,7 @@ class _Search:
     error: float | None = None
 
     def requests(self, rate: float) -> int:
-        """How many requests a trial at this rate has."""
+        """How many requests a trial at this rate has: as the percentile and ``PRECISE`` need, if time allows."""
         seconds = self.bench.duration
         known = sum(map(len, self.calls.values()))
         precise = known * ((self.error / PRECISE) ** 2 - 1) if self.error is not None else 0.0
@@ -61,43 +62,37 @@ def next_rate(trials: Sequence[Trial], start: float) -> float | None:
     last, aim = trials[-1], trials[-1].sustained
     if len(trials) >= MOST_TRIALS:
         return None
-    if aim is None:  # tried once more with requests that surely come alone
+    if aim is None:  # once more, with requests that come alone
         return last.rate / 4 if len(trials) == 1 else None
-    if not last.holds and agree(last):  # the queue did not do what its call times lead to
-        return 0.9 * last.rate
-    if len(trials) > 1 and agree(last) and (known(last) or agree(trials[-2])):
-        return None
-    return aim.value
+    if any(at_sustained(t) and not t.holds for t in trials):  # the model does not do what its call times lead to
+        return None if last.holds else 0.9 * last.rate
+    settled = at_sustained(last) and (_known(aim) or (len(trials) > 1 and at_sustained(trials[-2])))
+    return None if settled else aim.value
 
 
-def agree(trial: Trial) -> bool:
-    """Whether the rate of a trial is the sustained one, as well as that is known."""
+def at_sustained(trial: Trial) -> bool:
+    """Whether a trial's rate is the sustained one, as well as that is known."""
     aim = trial.sustained
-    if aim is None:
-        return False
-    return aim.value / _close(aim) <= trial.rate <= aim.value * _close(aim)
+    return aim is not None and aim.value / _close(aim) <= trial.rate <= aim.value * _close(aim)
 
 
 def _close(aim: Estimate) -> float:
     return max(CLOSE, 1 + (aim.relative or 0.0))
 
 
-def known(trial: Trial) -> bool:
-    """Whether the calls determine the sustained rate well."""
-    error = trial.sustained.relative if trial.sustained is not None else None
-    return error is not None and error <= PRECISE
+def _known(aim: Estimate) -> bool:
+    return aim.relative is not None and aim.relative <= PRECISE
 
 
 def holding_rate(trials: Sequence[Trial]) -> Estimate | None:
-    """The rate of the last trial that holds, which knew the call times best; None where there is none.
+    """The sustained rate of the last trial that holds, which knows the most call times; None where none holds.
 
-    Its interval is as wide as that of the sustained rate.
+    A trial below the sustained rate shows its own rate only.
     """
     last = next((t for t in reversed(trials) if t.holds), None)
     if last is None:
         return None
-    error = last.sustained.relative if last.sustained is not None else None
-    return Estimate(last.rate) if error is None else Estimate(last.rate, last.rate / (1 + error), last.rate * (1 + error))
+    return last.sustained if at_sustained(last) else Estimate(last.rate)
 
 
 def server(
@@ -175,23 +170,21 @@ def _trial(search: _Search, rate: float) -> Trial:
         search.calls.setdefault(size, []).append(seconds)
     aim = sustained(search.calls, bound, search.concurrency, search.seed, rate)
     search.error = aim.relative if aim is not None else None
-    kept_up = not served.cut and served.kept_up(arrivals[-1])
+    kept_up = not served.cut and served.kept_up(arrivals)
     waits = [1e3 * s for s in served.latencies]
-    late = sum(s > bound.seconds for s in served.latencies)
     return Trial(
         rate=rate,
         requests=len(waits),
         seconds=served.seconds,
         latency_ms=_without_interval(waits, bound.percentile),
         p50_ms=_without_interval(waits, 0.5),
-        late=late,
-        confidence=confidence(len(waits), late, bound.percentile),
+        late=sum(s > bound.seconds for s in served.latencies),
         sustained=aim,
         holds=kept_up and aim is not None and rate <= aim.value * _close(aim),
         kept_up=kept_up,
         cut=served.cut,
         busy=served.busy / served.seconds if served.seconds > 0 else 0.0,
-        circumstances=measured.circumstances(*search.noise, None if served.cut else _too_few(count, bound.percentile)),
+        circumstances=measured.circumstances(*search.noise),
     )
 
 
@@ -199,7 +192,7 @@ def _serve(search: _Search, arrivals: Sequence[float]) -> tuple[Served, list[Cal
     """The trial itself: what the queue did, and what checks its answers afterwards."""
     bench, items, bound = search.bench, search.items, search.bound
     allowed = len(arrivals) - rank(len(arrivals), bound.percentile)
-    # Ten deviations more than the percentile allows, were requests late independently; they are late in groups.
+    # Requests are late in groups: a trial at the sustained rate may have far more of them than the percentile allows.
     most = allowed + 10 * allowed**0.5 + 3
     checks: list[Callable[[], object]] = []
     late = checked = 0
@@ -211,25 +204,13 @@ def _serve(search: _Search, arrivals: Sequence[float]) -> tuple[Served, list[Cal
         checked = answered
         # Whoever still waits and has waited too long is late, too.
         waiting = max(0, bisect_left(arrivals, sofar.seconds - bound.seconds) - answered)
-        return late + waiting > most or not in_time(sofar.seconds, arrivals[-1], sofar.longest)
+        return late + waiting > most or not in_time(sofar.seconds, arrivals, sofar.longest)
 
     def answer(first: int, last: int) -> None:
         checks.append(bench.ask([items[k % len(items)] for k in range(first, last)]))
         bench.observer.advance(last - first, 0)
 
     return serve(answer, arrivals, search.concurrency, bench.clock, hopeless), checks
-
-
-def _too_few(count: int, share: float) -> str | None:
-    """What to say of a trial that has fewer requests than its percentile needs."""
-    needed = requests_needed(share)
-    if count >= needed:
-        return None
-    left = 100 * confidence(count, 1, share)
-    return (
-        f"{count} requests a trial, {needed} are needed for p{100 * share:.9g} at {100 * CONFIDENCE:.0f} % confidence: "
-        f"{left:.2g} % is left"
-    )
 
 
 def _without_interval(waits: Sequence[float], share: float) -> Estimate:

@@ -34,7 +34,7 @@ def test_a_profile_is_measured_shown_written_and_drawn(cli: Any, tiny: Any, tmp_
     again = cli(*command(tiny, tmp_path, "full", *QUICK, "--json", "--no-plots"))
     assert again.returncode == 0 and "everything was measured before" in again.stderr
     content = json.loads(again.stdout)
-    assert content["schema_version"] == 1 and content["path"] == str(path)
+    assert content["schema_version"] == 2 and content["path"] == str(path)
     assert content == {**json.loads(path.read_text()), "path": str(path)}
 
 

@@ -35,8 +35,8 @@ Duration = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="Seconds that each figure is measured for, at least 3 calls (offline), 10 (single-stream) or 20 requests "
-        "(each trial of server).",
+        help="Seconds that each figure is measured for, at least 3 calls (offline) or 10 (single-stream). A trial of "
+        "server lasts up to 30 times as long where its percentile needs it.",
     ),
 ]
 BatchSizes = Annotated[

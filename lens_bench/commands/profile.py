@@ -20,9 +20,9 @@ from lens_bench.lock import require_folder
 from lens_bench.perf.ceilings import Ceilings
 from lens_bench.perf.knobs import Knobs
 from lens_bench.perf.profile_file import Profile, profile_to_json
-from lens_bench.perf.quantiles import Estimate
+from lens_bench.perf.quantiles import Estimate, requests_needed
 from lens_bench.perf.roofline import Roof
-from lens_bench.perf.server import LEAST
+from lens_bench.perf.server import LONGEST
 from lens_bench.perf.stages import Stage
 from lens_bench.progress import make_progress, waiting
 from lens_bench.registry import find_model, find_suite
@@ -174,8 +174,10 @@ def _summary_table(found: Profile) -> Table:
         table.add_row("", f"{best.expressions_per_s.value:.4g} expressions/s", _interval(best.expressions_per_s))
     if served is not None:
         bound = f"p{100 * served.percentile:g} within {served.bound_ms:g} ms"
-        figure = f"{served.rate:.4g} requests/s" if served.rate is not None else "no rate holds"
-        table.add_row("server", f"{figure}, {bound}" + ("" if served.complete else " (search not finished)"))
+        figure = f"{served.rate.value:.4g} requests/s" if served.rate is not None else "no rate holds"
+        unfinished = "" if served.complete else " (search not finished)"
+        interval = _interval(served.rate) if served.rate is not None else ""
+        table.add_row("server", f"{figure}, {bound}{unfinished}", interval)
     return table
 
 
@@ -209,12 +211,16 @@ def _sweep_table(found: Profile) -> Table:
 
 def _trial_table(found: Profile) -> Table:
     served = found.server
-    table = console.columns("server: requests/s", "requests", "latency ms", "p50 ms", "busy", "holds")
+    table = console.columns(
+        "server: requests/s", "requests", "late", "latency ms", "p50 ms", "busy", "sustained", "holds"
+    )
     for trial in sorted(served.trials if served is not None else (), key=lambda t: t.rate):
         behind = "" if trial.kept_up else ", does not keep up"
         verdict = "yes" if trial.holds else "no, cut short" if trial.cut else f"no{behind}"
         values = f"{trial.latency_ms.value:.4g}", f"{trial.p50_ms.value:.4g}"
-        table.add_row(f"{trial.rate:.4g}", str(trial.requests), *values, _percent(trial.busy), verdict)
+        sustained = f"{trial.sustained.value:.4g}" if trial.sustained is not None else _NONE
+        counts = str(trial.requests), str(trial.late)
+        table.add_row(f"{trial.rate:.4g}", *counts, *values, _percent(trial.busy), sustained, verdict)
     return table
 
 
@@ -247,6 +253,11 @@ def _plan_facts(job: Job, before: Profile) -> list[tuple[str, object]]:
         ("device", f"{job.profile.device}, {job.profile.dtype}; {job.profile.hardware}"),
         ("to measure", ", ".join(left) or "nothing: everything was measured before"),
         ("how", ", ".join(f"{k} {v}" for k, v in job.profile.knobs.items())),
-        ("server", f"at least {LEAST} requests a trial, however long they take" if "server" in left else ""),
+        ("server", _server_plan(job) if "server" in left else ""),
         ("results", job.path),
     ]
+
+
+def _server_plan(job: Job) -> str:
+    needed = requests_needed(job.knobs.bound.percentile)
+    return f"{needed:,} requests a trial, or as many as come in {LONGEST * job.knobs.duration:g} s"

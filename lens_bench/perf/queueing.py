@@ -23,9 +23,9 @@ from lens_bench.perf.arrivals import poisson
 from lens_bench.perf.clock import Clock
 from lens_bench.perf.quantiles import Estimate, percentile, rank
 
-# Simulated requests: at p99 a thousand of them are late, which determines the rate to about 1 %. Fewer where rates are
+# Simulated requests: at p99 six hundred of them are late, which determines the rate to about 2 %. Fewer where rates are
 # only compared with each other, on the same arrivals.
-LONG, _SHORT = 100_000, 20_000
+LONG, _SHORT = 60_000, 12_000
 # Groups of the jackknife, and the 97.5 % quantile of Student's t for one less.
 _GROUPS, _STUDENT = 10, 2.262
 # Answering may take so many standard deviations of the arrivals' time longer than arriving, beside the last calls.

@@ -46,7 +46,7 @@ class _Search:
     def requests(self, rate: float) -> int:
         """How many requests a trial at this rate has: as the percentile and ``PRECISE`` need, if time allows."""
         seconds = self.bench.duration
-        known = sum(map(len, self.calls.values()))
+        known = sum(size * len(times) for size, times in self.calls.items())
         precise = known * ((self.error / PRECISE) ** 2 - 1) if self.error is not None else 0.0
         wanted = max(requests_needed(self.bound.percentile), precise)
         return round(min(MOST, max(LEAST, rate * seconds, min(wanted, rate * seconds * LONGEST))))

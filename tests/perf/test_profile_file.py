@@ -84,14 +84,14 @@ def cleaned(profile: Profile, reasons: tuple[str, ...]) -> Profile:
 def test_what_is_written_is_read_back() -> None:
     profile = measured()
     content = profile_to_json(profile)
-    assert next(iter(content)) == "schema_version" and content["schema_version"] == 1
+    assert next(iter(content)) == "schema_version" and content["schema_version"] == 2
     assert profile_from_json(json.loads(json.dumps(content, allow_nan=False)), "p") == profile
     assert profile_from_json(profile_to_json(EMPTY), "p") == EMPTY
 
 
 def test_another_schema_and_damage_are_named() -> None:
     content = profile_to_json(measured())
-    with pytest.raises(DataError, match=r"p.json has schema version 9, this is version 1"):
+    with pytest.raises(DataError, match=r"p.json has schema version 9, this is version 2"):
         profile_from_json({**content, "schema_version": 9}, "p.json")
     single = content["single_stream"]
     assert isinstance(single, dict)
@@ -99,7 +99,7 @@ def test_another_schema_and_damage_are_named() -> None:
     with pytest.raises(DataError, match=r"p.json: single_stream.calls"):
         profile_from_json(content, "p.json")
     with pytest.raises(DataError, match="suite"):
-        profile_from_json({"schema_version": 1}, "p.json")
+        profile_from_json({"schema_version": 2}, "p.json")
 
 
 def test_nothing_against_it_makes_it_comparable() -> None:

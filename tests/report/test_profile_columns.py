@@ -71,7 +71,15 @@ def profile_of(files: RunFiles, *reasons: str, allocated: float | None = None) -
             "throughput stopped growing",
         ),
         server=Server(
-            True, 0.99, 2000.0, 8, 1.0, 7.5, WARM, (Trial(7.5, 20, 1.0, one, one, True, True, False, 0.5, about),)
+            True,
+            0.99,
+            2000.0,
+            8,
+            662,
+            1.0,
+            Estimate(7.5, 7.3, 7.7),
+            WARM,
+            (Trial(7.5, 700, 90.0, one, one, 5, Estimate(7.5, 7.3, 7.7), True, True, False, 0.5, about),),
         ),
     ).judged()
 

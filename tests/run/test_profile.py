@@ -116,7 +116,7 @@ def test_everything_is_measured_once(tiny: object, tmp_path: Path) -> None:
     assert measured_before(made) == found and made.todo(found) == ()
     before = model.calls
     assert profiled(made) == found and model.calls == before
-    assert json.loads(made.path.read_text())["schema_version"] == 1
+    assert json.loads(made.path.read_text())["schema_version"] == 2
 
 
 def test_another_scenario_continues_and_says_so(tiny: object, tmp_path: Path) -> None:

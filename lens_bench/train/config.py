@@ -226,6 +226,7 @@ class Grpo(_Part):
         epsilon: Ratios are clipped below at 1 - epsilon.
         epsilon_high: Ratios are clipped above at 1 + epsilon_high; None: at 1 + epsilon. CISPO bounds at
             1 + epsilon_high and has no lower bound.
+        redraws: How often a group of equal rewards is replaced by one about another unit before it is kept after all.
         rollouts: ``hf``: the policy itself samples; ``vllm``: an engine beside it, which gets its weights every step.
         vllm_share: Share of device memory that vLLM takes.
         importance_cap: vLLM's arithmetic is not the trainer's. Each token's advantage is weighted by how much likelier
@@ -247,6 +248,7 @@ class Grpo(_Part):
     weight: Weight = 1.0
     rewards: tuple[RewardConfig, ...] = tuple(RewardConfig(name=name) for name in ("format", "box", "mask"))
     share_prefix: bool = Field(default=True, description="Read a group's image and instructions once.")
+    redraws: int = Field(default=0, ge=0)
     rollouts: Literal["hf", "vllm"] = "hf"
     vllm_share: Fraction = 0.3
     importance_cap: Weight = 2.0

@@ -256,6 +256,10 @@ class Order:
         """Another unit for a place whose own cannot be read; ``attempt`` counts from 0."""
         return self._draw(place, int(stream(self._seed, "substitute", place, attempt).integers(len(self._units))))
 
+    def redraw(self, place: int, attempt: int) -> Draw:
+        """Another unit for a place whose own teaches nothing; ``attempt`` counts from 0."""
+        return self._draw(place, int(stream(self._seed, "redraw", place, attempt).integers(len(self._units))))
+
     def epochs(self, step: int) -> float:
         """How often the data has been gone over when ``step`` begins."""
         return step * self._per_step / len(self._units)

@@ -21,14 +21,14 @@ from lens_bench.errors import RunError
 from lens_bench.train import grpo
 from lens_bench.train.album import Truth, truth_of, uses
 from lens_bench.train.config import Grpo
-from lens_bench.train.data import Draw, Item
+from lens_bench.train.data import Draw, Item, Order
 from lens_bench.train.lora import disabled
 from lens_bench.train.meter import summed
 from lens_bench.train.pack import Pack, Segment, pack
 from lens_bench.train.rewards import Judged, Rewards, answer_box
 from lens_bench.train.rollout import Ask, Rollout, Sampler
 from lens_bench.train.supervised import Compared, compare
-from lens_bench.train.trainee import Outputs, Scored, Sight
+from lens_bench.train.trainee import Outputs, Scored, Sight, Trainee
 from lens_bench.train.workshop import Workshop
 
 
@@ -55,6 +55,16 @@ class Batch:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A draw with its sampled answers."""
+
+    draw: Draw
+    sight: Sight
+    ask: Ask
+    rollouts: Sequence[Rollout]
+
+
 class Policy:
     """GRPO with a mask loss; without one where neither the recipe nor a reward asks for masks (``album.uses``)."""
 
@@ -66,6 +76,7 @@ class Policy:
         self._masks = uses(shop.recipe)[1] != "unused"
         # The queries are only read for masks.
         self._layout = shop.layout if self._masks else replace(shop.layout, queries=0)
+        self._order = Order(shop.data.units, shop.recipe.data, shop.recipe.batch.units, shop.recipe.seed)
 
     def close(self) -> None:
         """Let go of the sampler."""
@@ -77,30 +88,71 @@ class Policy:
         """See ``Objective``."""
         with self._shop.whole():
             self._sampler.sync()
-            batches = self._batches(draws)
+            batches = self._batches(self._redrawn(self._sample(draws)))
         return [partial(self._loss, batch) for batch in batches]
 
-    def _batches(self, draws: Sequence[Draw]) -> list[Batch]:
-        """Sample a rank's share of a step with the weights as they are now, and lay out its micro batches."""
-        shop, members, size = self._shop, self._config.num_generations, self._shop.recipe.batch.micro
-        items = [draw.items[0] for draw in draws]
-        sights = shop.album.sights(items)
+    def _sample(self, draws: Sequence[Draw]) -> list[Group]:
+        """Sample a rank's share of a step with the weights as they are now."""
+        shop = self._shop
+        sights = shop.album.sights([draw.items[0] for draw in draws])
         asks = [self._ask(draw, sight) for draw, sight in zip(draws, sights, strict=True)]
         with shop.autocast():
-            rollouts = self._sampler.sample(asks, members, shop.recipe.seed)
-        sequences = summed(shop.accelerator, len(draws) * members)
-        tokens = summed(shop.accelerator, sum(len(r.ids) for group in rollouts for r in group))
-        made = []
-        for start in range(0, len(draws), size):
-            part = slice(start, start + size)
-            asked = [
-                [Segment(ask.after, rollout.ids) for rollout in group]
-                for ask, group in zip(asks[part], rollouts[part], strict=True)
-            ]
-            grids = [s.prepared.grid for s in sights[part]]
-            packed = pack(self._layout, grids, asked, share=self._config.share_prefix).to(shop.device)
-            truths = [truth_of(item.sample.truth) for item in items[part]]
-            made.append(Batch(sights[part], items[part], rollouts[part], truths, packed, sequences, tokens))
+            rollouts = self._sampler.sample(asks, self._config.num_generations, shop.recipe.seed)
+        return [Group(*parts) for parts in zip(draws, sights, asks, rollouts, strict=True)]
+
+    def _redrawn(self, groups: list[Group]) -> list[Group]:
+        """Groups of equal rewards replaced by others, as often as ``grpo.redraws`` allows (DAPO, section 3.2).
+
+        What stands in is a function of seed, place and attempt. Ranks do not wait for each other here: each replaces
+        its own groups with weights that it holds as a whole.
+        """
+        if not self._config.redraws:
+            return groups
+        flat, redrawn = self._flat(groups), 0
+        for attempt in range(self._config.redraws):
+            places = [place for place, is_flat in enumerate(flat) if is_flat]
+            draws = {place: self._order.redraw(groups[place].draw.place, attempt) for place in places}
+            # An image that cannot be read costs an attempt.
+            usable = {p: d for p, d in draws.items() if self._shop.album.failure(d.items[0]) is None}
+            if not usable:
+                continue
+            redrawn += len(usable)
+            found = self._sample(list(usable.values()))
+            for place, group, is_flat in zip(usable, found, self._flat(found), strict=True):
+                groups[place], flat[place] = group, is_flat
+        self._shop.meter.add("rate/redrawn", redrawn, len(groups))
+        return groups
+
+    @torch.no_grad()
+    def _flat(self, groups: Sequence[Group]) -> list[bool]:
+        """Whether each group's rewards are equal, from a pass of its own."""
+        shop, found = self._shop, list[bool]()
+        reader = Trainee(shop.lens)  # no wrapper: other ranks may have nothing to read
+        for batch in self._lay_out(groups, 0, 0):
+            with shop.autocast():
+                out = reader(batch.sights, batch.pack, texts=False) if self._masks else None
+            judged = self._judge(batch, self._compare(batch, out.masks if isinstance(out, Outputs) else None))
+            table = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
+            found += grpo.flat_groups(table).tolist()
+        return found
+
+    def _batches(self, groups: Sequence[Group]) -> list[Batch]:
+        """The micro batches of a rank's share of a step."""
+        accelerator = self._shop.accelerator
+        sequences = summed(accelerator, len(groups) * self._config.num_generations)
+        tokens = summed(accelerator, sum(len(r.ids) for group in groups for r in group.rollouts))
+        return self._lay_out(groups, sequences, tokens)
+
+    def _lay_out(self, groups: Sequence[Group], sequences: int, tokens: int) -> list[Batch]:
+        made, size = [], self._shop.recipe.batch.micro
+        for start in range(0, len(groups), size):
+            part = groups[start : start + size]
+            asked = [[Segment(group.ask.after, rollout.ids) for rollout in group.rollouts] for group in part]
+            sights, items = [group.sight for group in part], [group.draw.items[0] for group in part]
+            grids = [sight.prepared.grid for sight in sights]
+            packed = pack(self._layout, grids, asked, share=self._config.share_prefix).to(self._shop.device)
+            truths = [truth_of(item.sample.truth) for item in items]
+            made.append(Batch(sights, items, [group.rollouts for group in part], truths, packed, sequences, tokens))
         return made
 
     def _ask(self, draw: Draw, sight: Sight) -> Ask:
@@ -219,7 +271,7 @@ class Policy:
         """
         shares: list[float] = []
         with self._shop.whole():
-            batches = self._batches(draws)
+            batches = self._batches(self._sample(draws))
         with torch.no_grad():
             for batch in batches:
                 out = self._shop.trainee(batch.sights, batch.pack, texts=False) if self._masks else None

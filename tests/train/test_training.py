@@ -253,6 +253,52 @@ def test_a_ratio_to_the_sampler_is_bounded(run: Run, monkeypatch: pytest.MonkeyP
     assert len({round(found["grad_norm"], 5) for found in losses.values()}) >= 4
 
 
+def rare(completion_ids: list[list[int]], sample_id: list[str], **_: object) -> list[float]:
+    """Differs within a group for every other sample alone."""
+    return [
+        float(n % 2) if sum(map(ord, name)) % 2 else 1.0
+        for n, (_ids, name) in enumerate(zip(completion_ids, sample_id, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_groups_of_equal_rewards_are_replaced(masks: bool, run: Run) -> None:
+    def recipe(redraws: int) -> TrainRecipe:
+        over: dict[str, object] = {
+            "grpo": {"rewards": [{"name": f"{__name__}.rare"}], "redraws": redraws},
+            "optimiser": {"steps": 4},
+            "saving": {"every": 2},
+        }
+        if not masks:
+            idle = {group: None for group in RATES["grpo"] if group not in ("language", "embeddings", "vision")}
+            over |= {"mask": {"weight": 0}, "optimiser": {"steps": 4, "rates": idle}}
+        return tiny_recipe("grpo", over)
+
+    rare.reads_masks = masks  # type: ignore[attr-defined]
+    _, plain = run(recipe(0), "plain")
+    result, seen = run(recipe(8), "redrawn")
+    assert "rate/redrawn" not in plain.steps[0]
+    assert max(step["rate/flat_groups"] for step in plain.steps) > 0
+    assert all(step["rate/flat_groups"] <= 0.25 for step in seen.steps)
+    assert sum(step["rate/flat_groups"] for step in seen.steps) < sum(s["rate/flat_groups"] for s in plain.steps)
+    # Each flat group takes a redraw or more, none more than 8.
+    assert 0 < max(step["rate/redrawn"] for step in seen.steps) <= 8
+    run(recipe(8), "parts", kill_at=3)
+    again, _ = run(recipe(8), "parts")
+    assert same(result, again)
+    assert numbers(read_log(result.parent / "train_log.jsonl")) == numbers(read_log(again.parent / "train_log.jsonl"))
+
+
+def test_redraws_are_bounded(run: Run) -> None:
+    over = {"grpo": {"rewards": [{"name": f"{__name__}.constant"}], "redraws": 3}, "optimiser": {"steps": 1}}
+    _, seen = run(tiny_recipe("grpo", over))
+    assert seen.steps[0]["rate/redrawn"] == 3 and seen.steps[0]["rate/flat_groups"] == 1
+
+
+def constant(completion_ids: list[list[int]], **_: object) -> list[float]:
+    return [1.0 for _ in completion_ids]
+
+
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
 def test_micro_batches_add_up(loss_type: str, run: Run) -> None:
     results = []

@@ -19,10 +19,10 @@ from lens_bench.train.usable import LEFT_OUT
 BEGUN, LOCK = "recipe.json", ".lock"
 # All that a training writes.
 _WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
-            "samples", "tensorboard")  # fmt: skip
+            "samples", "tensorboard", "wandb")  # fmt: skip
 # What may change between the parts of a training without changing what is trained.
 _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence",
-         "runtime.tensorboard", "runtime.threads")  # fmt: skip
+         "runtime.report_to", "runtime.threads")  # fmt: skip
 _PLACES = ("model.checkpoint", "model.qwen", "model.sam")
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lens_bench.train.sizes import Count, Sizes
+from lens_bench.train.trackers import TrackerName
 
 Stage = Literal["sam", "vision", "supervised", "grpo"]
 Group = Literal["embeddings", "language", "vision", "head", "sam_prompt", "sam_decoder", "sam_image"]
@@ -309,14 +310,17 @@ class Stop(_Part):
 
 
 class Runtime(_Part):
-    """How it is computed. ``cache_gb``: features of frozen towers that are kept; ``threads``: of the CPU, 0: all."""
+    """How it is computed. ``cache_gb``: features of frozen towers that are kept; ``threads``: of the CPU, 0: all.
+
+    ``report_to`` names where numbers go beside the log.
+    """
 
     precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: bool = False
     logits_chunk: int = Field(default=1024, ge=1, description="Tokens whose scores are in memory at once.")
     cache_gb: Weight = 0.0
     threads: int = Field(default=0, ge=0)
-    tensorboard: bool = False
+    report_to: tuple[TrackerName, ...] = ()
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -1,18 +1,14 @@
-"""``train_log.jsonl``: one object a step, appended and flushed as it comes; TensorBoard beside it where asked for."""
+"""``train_log.jsonl``: one object a step, appended and flushed as it comes; trackers beside it where asked for."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_json
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from lens_bench.train.trackers import Tracker
 
 LOG_NAME = "train_log.jsonl"
 
@@ -23,18 +19,15 @@ class TrainLog:
     Args:
         folder: Where it lies.
         after: Lines of later steps are dropped: they are trained again.
-        tensorboard: Write event files under ``tensorboard/`` too.
-
-    Raises:
-        UsageError: TensorBoard is asked for but not installed.
+        trackers: Are told the same; closed with the log.
     """
 
-    def __init__(self, folder: Path, after: int, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, after: int, trackers: Sequence[Tracker] = ()) -> None:
         self.path = folder / LOG_NAME
         self.lines = lines_until(self.path, after)
         self._cut()
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = _board(folder / "tensorboard", after) if tensorboard else None
+        self._trackers = trackers
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the numbers of a step; what is no number, as in a step that ends a training, becomes null."""
@@ -42,15 +35,14 @@ class TrainLog:
         line |= {name: round(v, 8) if math.isfinite(v) else None for name, v in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _cut(self) -> None:
         """Rewrite the file in one move, without what was dropped."""
@@ -83,11 +75,3 @@ def lines_until(path: Path, step: int) -> list[dict[str, object]]:
 def _step(line: Mapping[str, object]) -> int:
     step = line["step"]
     return step if isinstance(step, int) else 0
-
-
-def _board(folder: Path, after: int) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError("runtime.tensorboard needs tensorboard", "pip install tensorboard") from None
-    return SummaryWriter(str(folder), purge_step=after + 1)

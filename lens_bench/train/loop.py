@@ -37,6 +37,7 @@ from lens_bench.train.schedule import set_rates
 from lens_bench.train.shards import full
 from lens_bench.train.stages import make_evaluator, make_objective
 from lens_bench.train.start import Start, open_start, start_digest
+from lens_bench.train.trackers import open_trackers, require_trackers
 from lens_bench.train.trainee import layout_of
 from lens_bench.train.usable import DataCheck
 from lens_bench.train.watch import SKIPPED, Watch
@@ -75,6 +76,7 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress, prepare: Callab
     """
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
+    require_trackers(recipe.runtime.report_to)
     accelerator = make_accelerator(recipe)
     with ExitStack() as held:
         agreed(accelerator, lambda: held.enter_context(FolderLock(where.out, where.out / LOCK)))
@@ -276,8 +278,11 @@ class Training:
 
     def _open_log(self, done: int) -> TrainLog | None:
         """The first rank writes the log; every rank replays it, so that all stop together."""
-        folder, tensorboard = self.where.out, self.recipe.runtime.tensorboard
-        log = TrainLog(folder, done, tensorboard) if self.accelerator.is_main_process else None
+        folder, recipe, log = self.where.out, self.recipe, None
+        if self.accelerator.is_main_process:
+            settings = recipe.model_dump(mode="json", exclude_defaults=True)
+            trackers = open_trackers(recipe.runtime.report_to, folder, done, recipe.name, settings)
+            log = TrainLog(folder, done, trackers)
         self.accelerator.wait_for_everyone()
         self.watch.replay(log.lines if log is not None else lines_until(folder / LOG_NAME, done))
         return log

@@ -71,7 +71,7 @@ def test_all_that_a_training_writes_is_known(run: Run) -> None:
             "data": {"curriculum": {"measure": 4}},
             "evaluation": {"split": "shapes/val", "every": 1, "samples": 2, "overlays": 1},
             "saving": {"every": 1},
-            "runtime": {"tensorboard": True},
+            "runtime": {"report_to": ["tensorboard"]},
         },
     )
     folder = run(recipe)[0].parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lens_bench.train.config import TrainRecipe
 from lens_bench.train.log import read_log
 
 from .conftest import Run, tiny_recipe
-from .launching import FSDP, launch
+from .launching import FSDP, PLAIN, launch
 from .test_training import BF16_NOISE, close, numbers, weights
 
 EVALUATED = {"evaluation": {"split": "shapes/val", "every": 2, "samples": 5}}
@@ -87,3 +88,15 @@ def test_a_model_in_parts_trains_in_half_precision(run: Run, data_root: Path, tm
     assert first["kl"] == 0.0
     for step in (first, second):
         assert np.isfinite(step["loss"]) and step["sampler_difference"] < BF16_NOISE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [PLAIN, FSDP], ids=["plain", "fsdp"])
+def test_two_ranks_redraw_what_one_does(config: Mapping[str, str], run: Run, data_root: Path, tmp_path: Path) -> None:
+    """Only boxes are rewarded, and an untrained model hardly names one: most groups are flat."""
+    over = {**STEPS, "grpo": {"redraws": 2, "rewards": [{"name": "box"}]}}
+    recipe = tiny_recipe("grpo", over)
+    alone, seen = run(recipe, "one")
+    assert all(step["rate/redrawn"] > 0 for step in seen.steps)
+    launch({"grpo": recipe}, tmp_path / "two", data_root, config)
+    require_alike(alone, tmp_path / "two" / "grpo" / "final")

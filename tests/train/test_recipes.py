@@ -145,11 +145,11 @@ def test_what_would_break_later_is_refused(settings: list[str], message: str) ->
 
 def test_settings_and_base(tmp_path: Path) -> None:
     found = single(
-        "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]", "runtime.tensorboard=true",
-        "runtime.precision=no",
+        "nano-sft", "optimiser.rates.language=1e-4", "seed=7", "data.held_out=[]",
+        "runtime.report_to=[tensorboard, wandb]", "runtime.precision=no",
     )  # fmt: skip
     assert found.optimiser.rates["language"] == 1e-4 and found.optimiser.rates["embeddings"] == 1.2e-3
-    assert found.seed == 7 and found.data.held_out == () and found.runtime.tensorboard
+    assert found.seed == 7 and found.data.held_out == () and found.runtime.report_to == ("tensorboard", "wandb")
     assert found.runtime.precision == "no"
     path = tmp_path / "mine.yaml"
     path.write_text("base: nano-stage2\nname: mine\ndata: {curriculum: null}\ngrpo: {loss_type: dr_grpo}\n")
@@ -338,7 +338,13 @@ def test_reasonseg_recipes_have_room_for_their_answers(name: str) -> None:
         ("nano-vlm", ["mask.weight=0"], r"stage vision has one loss: mask\.weight"),
         ("lens-3b-stage2-lora", ["optimiser.rates.embeddings=1e-6"], r"lora with grpo\.beta: embeddings cannot train"),
         ("lens-3b-stage2", ["lora={rank: 4}"], r"lora with grpo\.beta: "),
-        ("nano-stage2", ["grpo.epsilon=0.1"], r"grpo\.epsilon: there is no such key"),
+        ("nano-stage2", ["grpo.epsilon=0.1"], r"epsilon changes nothing where every ratio is 1"),
+        ("nano-stage2", ["grpo.loss_type=cispo"], "loss_type: cispo changes nothing where every ratio is 1"),
+        (
+            "nano-stage2",
+            ["grpo={ratio_to: sampler, loss_type: cispo, importance_sampling_level: sequence}"],
+            "each token",
+        ),
     ],
 )
 def test_what_a_stage_would_not_look_at_is_refused(recipe: str, settings: list[str], message: str) -> None:

@@ -23,6 +23,8 @@ _WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".che
 # What may change between the parts of a training without changing what is trained.
 _FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence",
          "runtime.report_to", "runtime.threads")  # fmt: skip
+# Keys of the section runtime that older recipes wrote down, and that never changed a result.
+_GONE = ("tensorboard",)
 _PLACES = ("model.checkpoint", "model.qwen", "model.sam")
 
 
@@ -132,6 +134,9 @@ def _is_in(key: str, section: str) -> bool:
 
 def _filled(recipe: object) -> object:
     """A recipe as it was written, with what it could not say yet: keys that came later have their defaults."""
+    runtime = recipe.get("runtime") if isinstance(recipe, dict) else None
+    if isinstance(recipe, dict) and isinstance(runtime, dict):
+        recipe = {**recipe, "runtime": {key: value for key, value in runtime.items() if key not in _GONE}}
     try:
         return TrainRecipe.model_validate(recipe).model_dump(mode="json")
     except ValueError:

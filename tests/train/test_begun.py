@@ -148,3 +148,20 @@ def test_data_is_put_in_place_under_the_lock(tmp_path: Path) -> None:
 
     recipe = tiny_recipe("supervised", {"optimiser": {"steps": 1}})
     assert train(recipe, Where(tmp_path / "out", tmp_path / "data"), Watcher(), prepare).is_dir()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_training_that_was_begun_with_runtime_tensorboard_goes_on(asked: bool, run: Run) -> None:
+    """``report_to`` took its place."""
+    recipe = tiny_recipe("supervised", {"saving": {"every": 1}})
+    place, _ = run(recipe, kill_at=3)
+    path = place / "recipe.json"
+    content = json.loads(path.read_text())
+    del content["recipe"]["runtime"]["report_to"]
+    content["recipe"]["runtime"]["tensorboard"] = asked
+    path.write_text(json.dumps(content))
+    assert run(recipe)[1].begun == 2
+    content["recipe"]["runtime"]["precision"] = "bf16"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"another recipe\.runtime\.precision"):
+        run(recipe)

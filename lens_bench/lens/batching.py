@@ -59,6 +59,8 @@ class Budget:
                 if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
+                    if isinstance(error, OutOfMemoryError):  # of a budget inside this one, which says what did not fit
+                        raise
                     raise OutOfMemoryError(
                         f"{self.what}: one item does not fit into memory", "lower the image size or dtype"
                     ) from error

@@ -102,3 +102,25 @@ def test_bytes_of_a_row_are_those_of_its_keys_and_values_twice() -> None:
     assert row_bytes(text, torch.float16, 10) == 3 * 2 * keys.nbytes * 2
     text.head_dim, text.num_key_value_heads = 24, None
     assert row_bytes(text, torch.float16, 10) == 3 * 2 * torch.zeros(8, 10, 24, dtype=torch.float16).nbytes * 2
+
+
+def test_a_budget_inside_another_has_its_name_kept_and_the_outer_one_halved() -> None:
+    """Fewer images at once leave room for their expressions; where one image leaves none, expressions are named."""
+    outer, inner = Budget(4, "images"), Budget(2, "expressions")
+    tried: list[int] = []
+
+    def work(images: Sequence[int]) -> Sequence[int]:
+        tried.append(len(images))
+
+        def write(rows: Sequence[int]) -> Sequence[int]:
+            if len(images) > fits:
+                raise torch.OutOfMemoryError("full")
+            return rows
+
+        return inner.run(images, write)
+
+    fits = 1
+    assert outer.run([1, 2, 3, 4], work) == [1, 2, 3, 4] and tried == [4, 2, 1, 1, 1, 1]
+    fits = 0
+    with pytest.raises(OutOfMemoryError, match="expressions: one item"):
+        outer.run([1, 2], work)

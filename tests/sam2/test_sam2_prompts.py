@@ -207,7 +207,11 @@ def test_numbers_that_are_none_are_told_of_the_mask_that_holds_them(folder: Path
     prompt = PROMPTS[0]
     found = sam.masks([(good, prompt), (broken, prompt), (good, PROMPTS[3])])
     assert [mask.finite for mask in found] == [True, False, True]
-    assert found[0] == sam.masks([(good, prompt)])[0] and sam.masks([]) == []
+    (alone,) = sam.masks([(good, prompt)])
+    # A prompt alone and one of three: sums of floats may differ in the last digits.
+    assert found[0].score == pytest.approx(alone.score, abs=1e-5)
+    assert (decode(found[0].mask) ^ decode(alone.mask)).mean() <= 1e-3
+    assert sam.masks([]) == []
 
 
 def test_a_cache_that_holds_metas_file_alone_is_read(folder: Path, tmp_path: Path) -> None:

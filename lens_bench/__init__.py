@@ -11,18 +11,26 @@ Importing the package imports neither torch nor transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # without importing `typing`
 if TYPE_CHECKING:
     from lens_bench.picture import OpenModel
 
-try:
-    __version__ = version("lens-bench")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__: str
 
 __all__ = ["__version__", "load_model"]
+
+
+def __getattr__(name: str) -> str:
+    """``__version__``, looked up when it is asked for: importing the package stays fast."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lens-bench")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"
 
 
 def load_model(

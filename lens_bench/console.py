@@ -1,6 +1,7 @@
 """How the command line talks to people: two consoles, errors, tables of results.
 
-Results go to standard output, everything else to standard error, so that ``--json`` can be piped.
+Results go to standard output, everything else to standard error, so that ``--json`` can be piped. Whatever is printed
+passes ``Screen``, which shows control characters instead of sending them, interprets no markup and bounds long lines.
 """
 
 from __future__ import annotations
@@ -9,17 +10,68 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from lens_bench.errors import DataError, LensBenchError
+from lens_bench.outgoing import MAX_LINES, clean, cut_at, json_text, one_line, shortened
+
+
+class Screen(Console):
+    """A console for text of other people: tags, file names, ids, answers of models, messages of libraries.
+
+    Every string and ``Text`` that is printed, alone or in a table, a bar or a group, is rendered by one of the two
+    methods below.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(markup=False, emoji=False, stderr=stderr, width=width)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as safe text."""
+        # Before it is highlighted, which takes seconds on 20,000 characters.
+        return _safe(super().render_str("\n".join(map(shortened, clean(text).split("\n"))), **options))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of a renderable, whose texts are made safe first."""
+        return super().render(_safe(renderable) if isinstance(renderable, Text) else renderable, options)
+
+
+def _safe(text: Text) -> Text:
+    """The text without characters that a terminal obeys, with bounded lines, and no more than 200 of them."""
+    plain = clean(text.plain)
+    if plain != text.plain:
+        text = text.copy()
+        text.plain = plain  # as long as before: styles stay where they are
+    lines = text.split("\n", allow_blank=True) if "\n" in plain else [text]
+    if len(lines) <= MAX_LINES and all(cut_at(len(line)) is None for line in lines):
+        return text
+    shown = [_shortened(line) for line in lines[:MAX_LINES]]
+    left = len(lines) - MAX_LINES
+    joined = Text("\n").join([*shown, Text(f"({left:,} more lines)")] if left > 0 else shown)
+    joined.style, joined.justify, joined.overflow = text.style, text.justify, text.overflow
+    joined.no_wrap, joined.end = text.no_wrap, text.end
+    return joined
+
+
+def _shortened(line: Text) -> Text:
+    cut = cut_at(len(line))
+    return line if cut is None else Text.assemble(line[: cut[0]], "\N{HORIZONTAL ELLIPSIS}", line[cut[1] :])
+
 
 # A pipe has no width: tables are not squeezed there.
-out = Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-err = Console(markup=False, stderr=True)
+out = Screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+err = Screen(stderr=True)
+
+
+def print_json(content: object, indent: int | None = None) -> None:
+    """JSON to standard output: one line, or several where ``indent`` is given."""
+    out.file.write(json_text(content, indent, out.encoding) + "\n")
+    out.file.flush()
 
 
 @contextmanager
@@ -41,14 +93,15 @@ def prints_to_stderr() -> Iterator[None]:
 
 def show_error(error: LensBenchError) -> None:
     """One line of what is wrong, one of what to do."""
-    err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    err.print(Text.assemble(("error: ", "bold red"), one_line(error.message)), soft_wrap=True)
     if error.hint:
-        err.print(Text.assemble(("hint: ", "bold"), error.hint), soft_wrap=True)
+        err.print(Text.assemble(("hint: ", "bold"), one_line(error.hint)), soft_wrap=True)
 
 
 def note(message: str, kind: str = "note") -> None:
     """A line to standard error."""
-    err.print(Text.assemble((f"{kind}: ", "bold yellow" if kind == "warning" else "bold"), message), soft_wrap=True)
+    style = "bold yellow" if kind == "warning" else "bold"
+    err.print(Text.assemble((f"{kind}: ", style), one_line(message)), soft_wrap=True)
 
 
 def refuse_damaged(damaged: Sequence[DataError]) -> None:
@@ -167,5 +220,5 @@ def facts(rows: Iterable[tuple[str, object]]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         if value not in (None, "", (), [], {}):
-            table.add_row(name, Text(str(value)))
+            table.add_row(clean(name), Text(clean(str(value))))
     return table

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from lens_bench.console import err, note
 
@@ -170,7 +171,7 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
 def waiting(what: str) -> Iterator[None]:
     """A spinner on a terminal while something of unknown length is done."""
     if err.is_terminal:
-        with err.status(what):
+        with err.status(Text(what)):
             yield
     else:
         yield

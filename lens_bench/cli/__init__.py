@@ -1,93 +1,32 @@
-"""The command line. Every command is one call into ``commands/``, which is imported when the command runs."""
+"""The command line's entry point, which is ready for Ctrl-C before anything slow is imported."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
 
-import typer
-
-from lens_bench import __version__
-from lens_bench.cli import data, looking, profiling, reports, running, training
-from lens_bench.cli.options import debug as traceback_switch
-
-app = typer.Typer(
-    name="lens-bench",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Evaluate models that segment what a sentence names: mask quality with intervals, and speed, in one run.\n\n"
-    "Start with: lens-bench run --suite shapes --model oracle",
-    epilog="Exit codes: 0 ok, 1 failure while running, 2 usage, 3 gate failed, 4 data missing or invalid, "
-    "5 checkpoint missing or invalid, 130 interrupted.",
-)
-data_app = typer.Typer(no_args_is_help=True, help="Make, verify and audit the files of suites.")
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": running.run,
-    "score": running.score,
-    "merge": running.merge,
-    "predict": running.predict,
-    "profile": profiling.profile,
-    "train": training.train,
-    "compare": reports.compare,
-    "gate": reports.gate,
-    "leaderboard": reports.leaderboard,
-    "report": reports.report,
-    "view": reports.view,
-    "list": looking.list_,
-    "show": looking.show,
-    "env": looking.env,
-}
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"make": data.make, "verify": data.verify, "audit": data.audit}
-for name, function in COMMANDS.items():
-    app.command(name)(function)
-for name, function in DATA_COMMANDS.items():
-    data_app.command(name)(function)
-app.add_typer(data_app, name="data")
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"lens-bench {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
-    ] = False,
-) -> None:
-    """Options of every command."""
-
-
-def _spread(arguments: Sequence[str]) -> Iterator[str]:
-    """``--split a b`` means ``--split a --split b`` where a command takes no other words, only options."""
-    option = ""
-    for argument in arguments:
-        if argument.startswith("-"):
-            option = argument
-            yield argument
-        elif option == "--split":
-            option = "--split again"
-            yield argument
-        elif option == "--split again":
-            yield from ("--split", argument)
-        else:
-            option = ""
-            yield argument
+TYPE_CHECKING = False  # importing `typing` for it takes several milliseconds, in which Ctrl-C ends in a traceback
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main() -> None:
     """Entry point of ``lens-bench``."""
-    arguments = sys.argv[1:]
-    traceback_switch.on = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
-    if arguments[:1] == ["run"] or (arguments[:1] == ["score"] and "--predictions" in arguments):
-        arguments = list(_spread(arguments))
-    app(arguments, prog_name="lens-bench")
+    # Unless somebody had it ignored, as `nohup` does.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
+    from lens_bench.cli.app import run
+
+    run(sys.argv[1:])
+
+
+def stop(_signal: int, _frame: FrameType | None) -> None:
+    """Handler of SIGINT before a command begins: an exception in the middle of an import ends in a traceback."""
+    os.write(2, b"interrupted: nothing was changed\n")
+    os._exit(130)
+
+
+def end(_signal: int, _frame: FrameType | None) -> None:
+    """Handler of SIGINT after a command, while the interpreter shuts down."""
+    os._exit(130)

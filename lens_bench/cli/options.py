@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn, ParamSpec
 
 import typer
 
+from lens_bench.cli import end, stop
 from lens_bench.errors import LensBenchError, RunError, UsageError
 
 Params = ParamSpec("Params")
@@ -89,7 +93,8 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
     @functools.wraps(function)
     def guarded(*args: Params.args, **kwargs: Params.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with interruptible():
+                function(*args, **kwargs)
         except LensBenchError as error:
             if debug.on:
                 raise
@@ -101,6 +106,11 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
             _fail(UsageError(f"this needs the package {error.name}", f'pip install "lens-bench[{extra}]"'))
         except BrokenPipeError:
             raise typer.Exit(1) from None  # whoever read our output has gone
+        except UnicodeEncodeError as error:
+            if debug.on or error.encoding != sys.getfilesystemencoding():
+                raise
+            name = ascii(error.object)
+            _fail(UsageError(f"this system's encoding {error.encoding} has no file name {name}", "set PYTHONUTF8=1"))
         except OSError as error:
             if debug.on:
                 raise
@@ -116,6 +126,22 @@ def command(function: Callable[Params, None]) -> Callable[Params, None]:
             raise typer.Exit(130) from None
 
     return guarded
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise ``KeyboardInterrupt`` while a command works; before and after, it just ends the process.
+
+    Where ``lens_bench.cli.main`` does not run (tests, other programs), nothing changes.
+    """
+    ours = signal.getsignal(signal.SIGINT) is stop
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, end)
 
 
 def _fail(error: LensBenchError) -> NoReturn:

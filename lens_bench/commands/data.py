@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +11,10 @@ from rich.text import Text
 from lens_bench import console
 from lens_bench.atomic import naming_full_disk
 from lens_bench.cards import SuiteCard
-from lens_bench.console import note, out
+from lens_bench.console import note, out, print_json
 from lens_bench.data.split import known_root, open_split, require_root, split_card
 from lens_bench.errors import DataError, UsageError
+from lens_bench.outgoing import one_line
 from lens_bench.progress import counting
 from lens_bench.registry import find_suite, split_reference
 
@@ -66,12 +66,12 @@ def verify(name: str, splits: Sequence[str], root: Path, *, decode: bool, as_jso
         if suite.generated and decode:
             _verify_pixels(suite, split_name, root)
         if as_json:
-            out.file.write(json.dumps(asdict(report) | {"ok": report.ok}, ensure_ascii=False, default=str) + "\n")
+            print_json(asdict(report) | {"ok": report.ok})
         else:
             out.print(console.facts([("suite", f"{suite.name} {split_name}"), *report.rows()]))
             for finding in report.findings[:_SHOWN]:
-                line = f"  {finding.kind}: {finding.sample_id}: {finding.detail}"
-                out.print(Text(line, style="red"), soft_wrap=True)
+                line = one_line(f"{finding.kind}: {finding.sample_id}: {finding.detail}")
+                out.print(Text(f"  {line}", style="red"), soft_wrap=True)
             if len(report.findings) > _SHOWN:
                 out.print(f"  and {len(report.findings) - _SHOWN:,} more (--json lists all)")
             out.print()
@@ -100,7 +100,7 @@ def audit(names: Sequence[str], root: Path, output: Path | None, *, as_json: boo
     if output is not None:
         report.write(output)
     if as_json:
-        out.file.write(json.dumps(report.to_json(), ensure_ascii=False) + "\n")
+        print_json(report.to_json())
         return
     table = console.columns("split", "images", "to drop from it", "shares images with")
     for name, images in report.images.items():

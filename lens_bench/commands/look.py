@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lens_bench.console import columns, facts, note, out, refuse_damaged
+from lens_bench.console import columns, facts, note, out, print_json, refuse_damaged
 from lens_bench.errors import DataError, UsageError
 from lens_bench.heads import marks
 from lens_bench.registry import catalogue, find_model, find_suite, split_reference, suggest
@@ -37,7 +36,7 @@ def show_list(kind: str, *, everything: bool = False, as_json: bool = False) -> 
     for problem in found.problems:
         note(f"{problem.message}", "warning")
     if as_json:
-        _json(rows[kind] if kind else rows)
+        print_json(rows[kind] if kind else rows, indent=2)
         return
     for name in wanted:
         _table(name, rows[name])
@@ -98,7 +97,7 @@ def _model(name: str) -> ModelCard:
 
 def _show_model(card: ModelCard, *, as_json: bool) -> None:
     if as_json:
-        _json(card.model_dump(mode="json"))
+        print_json(card.model_dump(mode="json"), indent=2)
         return
     weights = card.weights
     out.print(
@@ -134,7 +133,7 @@ def _show_model(card: ModelCard, *, as_json: bool) -> None:
 
 def _show_suite(card: SuiteCard, *, as_json: bool) -> None:
     if as_json:
-        _json(card.model_dump(mode="json"))
+        print_json(card.model_dump(mode="json"), indent=2)
         return
     obtain = card.obtain
     out.print(
@@ -173,7 +172,10 @@ def _show_protocol(protocol: Protocol, *, as_json: bool) -> None:
     from lens_bench.scoring.explain import choices, explain
 
     if as_json:
-        _json({"name": protocol.name, "summary": protocol.summary, "source": protocol.source, **choices(protocol)})
+        print_json(
+            {"name": protocol.name, "summary": protocol.summary, "source": protocol.source, **choices(protocol)},
+            indent=2,
+        )
         return
     out.print(facts([("protocol", protocol.name), ("", protocol.summary), ("source", protocol.source)]))
     out.print()
@@ -208,7 +210,9 @@ def _show_run(files: RunFiles, *, as_json: bool) -> None:
         except DataError as error:
             damaged.append(error)
     if as_json:
-        _json({**own.summary, "other_protocols": {found.protocol.name: found.summary for found in others}})
+        print_json(
+            {**own.summary, "other_protocols": {found.protocol.name: found.summary for found in others}}, indent=2
+        )
         refuse_damaged(damaged)
         return
     settings, about = manifest.settings, manifest.environment
@@ -266,7 +270,7 @@ def show_environment(*, as_json: bool = False) -> None:
 
     content = environment()
     if as_json:
-        _json(content)
+        print_json(content, indent=2)
         return
     rows: list[tuple[str, object]] = []
     for key, value in content.items():
@@ -275,7 +279,3 @@ def show_environment(*, as_json: bool = False) -> None:
         else:
             rows.append((key, ", ".join(value) if isinstance(value, list) else value))
     out.print(facts(rows))
-
-
-def _json(content: object) -> None:
-    out.file.write(json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n")

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lens_bench import masks
-from lens_bench.console import columns, out, prints_to_stderr
+from lens_bench.console import columns, out, print_json, prints_to_stderr
 from lens_bench.errors import RunError, UsageError
+from lens_bench.parsing import parse_json
 from lens_bench.picture import OpenModel, overlay, read_picture, write_picture
 from lens_bench.progress import waiting
 from lens_bench.records import Prediction
@@ -41,7 +42,7 @@ def predict(
             write_picture(output if len(answers) == 1 else _numbered(output, number), overlay(pixels, answer))
     if as_json:
         for answer in answers:
-            out.file.write(prediction_to_line(answer).decode())
+            print_json(parse_json(prediction_to_line(answer)))
     else:
         out.print(_table(expressions, answers, pixels.shape[0] * pixels.shape[1]))
     failed = [a for a in answers if a.status == "error"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from lens_bench import console
 from lens_bench.commands.data import ensure_made, is_made
-from lens_bench.console import note, out, prints_to_stderr
+from lens_bench.console import note, out, print_json, prints_to_stderr
 from lens_bench.data.split import split_card
 from lens_bench.errors import UsageError
 from lens_bench.lock import require_folder
@@ -90,7 +89,7 @@ def _show(job: Job, found: Profile, wishes: Wishes) -> None:
         with waiting("drawing"):
             paths += draw_profile(found, job.files.root / "profile")
     if wishes.as_json:
-        out.file.write(json.dumps({**profile_to_json(found), "path": str(job.path)}, ensure_ascii=False) + "\n")
+        print_json({**profile_to_json(found), "path": str(job.path)})
         return
     for part in profile_tables(found):
         out.print(part)

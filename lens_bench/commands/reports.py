@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from lens_bench.atomic import write_text
-from lens_bench.console import note, out, refuse_damaged
+from lens_bench.console import note, out, print_json, refuse_damaged
 from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import waiting
 from lens_bench.registry import home, suggest
@@ -76,7 +75,7 @@ def compare(a: Path, b: Path, *, protocol: str | None, repeats: bool, markdown: 
     if markdown is not None:
         write_text(markdown, comparison_markdown(found))
     if as_json:
-        _json(found.to_json())
+        print_json(found.to_json())
     else:
         out.print(comparison_renderable(found))
     refuse_damaged(found.left_out)
@@ -90,7 +89,7 @@ def _compare_repeats(a: Path, b: Path, protocol: str | None, markdown: Path | No
     if markdown is not None:
         write_text(markdown, repeats_markdown(found))
     if as_json:
-        _json({"repeats": [one.to_json() for one in found]})
+        print_json({"repeats": [one.to_json() for one in found]})
     else:
         out.print(repeats_renderable(found))
 
@@ -117,7 +116,7 @@ def gate(
     if markdown is not None:
         write_text(markdown, verdict_markdown(verdict))
     if as_json:
-        _json(verdict.to_json())
+        print_json(verdict.to_json())
     else:
         out.print(verdict_renderable(verdict))
     verdict.enforce(strict)
@@ -266,7 +265,3 @@ def _one_run(path: Path, where: tuple[str, str] | None = None) -> RunFiles:
     if where is not None:
         raise DataError(f"{path} has no run on {' '.join(where)}", "the reference is of that suite and split")
     raise UsageError(f"{path} holds {len(found)} runs", "name one run directory")
-
-
-def _json(content: Mapping[str, object]) -> None:
-    out.file.write(json.dumps(content, ensure_ascii=False) + "\n")

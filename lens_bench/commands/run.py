@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from rich.text import Text
 from lens_bench import console
 from lens_bench.cards import ModelCard, SuiteCard
 from lens_bench.commands.data import ensure_made, is_made
-from lens_bench.console import note, out, prints_to_stderr, refuse_damaged
+from lens_bench.console import note, out, print_json, prints_to_stderr, refuse_damaged
 from lens_bench.data.split import split_card
 from lens_bench.errors import DataError, LensBenchError, UsageError
 from lens_bench.heads import NAME
@@ -160,7 +159,7 @@ def _results(runs: Sequence[tuple[RunFiles, Sequence[JsonObject]]], *, as_json: 
     if as_json:
         for files, summaries in runs:
             for summary in summaries:
-                out.file.write(json.dumps({**summary, "run": str(files.root)}, ensure_ascii=False) + "\n")
+                print_json({**summary, "run": str(files.root)})
         return
     out.print(console.summary_table(summary for _, summaries in runs for summary in summaries))
     for files, summaries in runs:
@@ -188,7 +187,7 @@ def _dry_run(
         if as_json:
             listed = [{"message": e.message, "hint": e.hint, "exit_code": e.exit_code} for e in found.obstacles]
             shown = {key: str(value) for key, value in facts if key != "in the way"}
-            out.file.write(json.dumps({**shown, "obstacles": listed}, ensure_ascii=False) + "\n")
+            print_json({**shown, "obstacles": listed})
         else:
             out.print(console.facts(facts))
             out.print()

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lens_bench.outgoing import escape_markdown
 from lens_bench.report.changes import Change, Changes, Group, SampleChange
 from lens_bench.report.compare import Comparison, ComparisonSet
 from lens_bench.report.figures import interval, p_value, percent, points, title
@@ -80,14 +81,6 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     rule = "|".join(("---", *("---:" for _ in heads[1:])))
     body = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in rows]
     return ["| " + " | ".join(heads) + " |", f"|{rule}|", *body, ""]
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown and HTML leave alone: names of models and samples come from other people."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*_[]|":
-        plain = plain.replace(mark, f"\\{mark}")
-    return plain
 
 
 def _heading(comparison: Comparison) -> list[str]:

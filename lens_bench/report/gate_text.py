@@ -9,9 +9,9 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
+from lens_bench.outgoing import clean, code_markdown, escape_markdown
 from lens_bench.report.compare_text import (
     cells,
-    escape_markdown,
     markdown_samples,
     markdown_table,
     rich_table,
@@ -47,7 +47,7 @@ def verdict_markdown(verdict: Verdict) -> str:
     """The verdict as Markdown, with tags and the most changed samples, for a summary page."""
     metric = verdict.quality.change.metric
     lines = [f"## Gate: {headline(verdict)}", ""]
-    lines += [f"`{verdict.run}` on {escape_markdown(f'{verdict.suite} {verdict.split}')}", ""]
+    lines += [f"{code_markdown(verdict.run)} on {escape_markdown(f'{verdict.suite} {verdict.split}')}", ""]
     lines += [f"- {escape_markdown(line)}" for line in _sentences(verdict)]
     lines += ["", *markdown_table(_HEADS, [(title(metric), *cells(verdict.quality.change))])]
     if verdict.speed:
@@ -66,7 +66,7 @@ def verdict_junit(verdict: Verdict, *, strict: bool = False) -> str:
 
     A regression is a failure; what could not be judged is skipped with its reason, or a failure where ``strict``.
     """
-    name = f"lens-bench gate {verdict.suite} {verdict.split}"
+    name = _xml(f"lens-bench gate {verdict.suite} {verdict.split}")
     suite = ET.Element("testsuite", name=name)
     quality = verdict.quality
     _case(suite, verdict, quality.change.metric, quality.answer, " ".join(_sentences(verdict)), strict)
@@ -107,7 +107,8 @@ def _sentences(verdict: Verdict) -> list[str]:
 
 
 def _case(suite: ET.Element, verdict: Verdict, name: str, answer: str, message: str, strict: bool) -> None:
-    case = ET.SubElement(suite, "testcase", classname=f"{verdict.suite}.{verdict.split}", name=_xml(name))
+    where = _xml(f"{verdict.suite}.{verdict.split}")
+    case = ET.SubElement(suite, "testcase", classname=where, name=_xml(name))
     if answer == "regression" or (strict and answer != "pass"):
         ET.SubElement(case, "failure", message=_xml(message), type=answer.replace(" ", "-"))
     elif answer != "pass":
@@ -117,8 +118,8 @@ def _case(suite: ET.Element, verdict: Verdict, name: str, answer: str, message: 
 
 
 def _xml(text: str) -> str:
-    """Text without the characters that XML 1.0 cannot hold."""
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    """Text without control characters and without those that XML 1.0 cannot hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", clean(text))
 
 
 def _speed_row(check: SpeedCheck) -> tuple[str, ...]:

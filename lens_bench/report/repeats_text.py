@@ -8,7 +8,8 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.text import Text
 
-from lens_bench.report.compare_text import escape_markdown, markdown_table, rich_table
+from lens_bench.outgoing import escape_markdown
+from lens_bench.report.compare_text import markdown_table, rich_table
 from lens_bench.report.figures import interval, percent, points, title
 from lens_bench.report.repeats import Repeats
 from lens_bench.scoring.repeats import RepeatedDelta

@@ -12,7 +12,7 @@ from rich.console import Console
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import Score
 from lens_bench.report.compare import compare, compare_paths
-from lens_bench.report.compare_text import comparison_markdown, comparison_renderable, escape_markdown
+from lens_bench.report.compare_text import comparison_markdown, comparison_renderable
 from lens_bench.run.files import RunFiles
 
 from .made_runs import score, write_run
@@ -210,7 +210,3 @@ def test_texts_hold_the_numbers_and_nothing_acts_as_markup(tmp_path: Path) -> No
     assert "| cIoU | 50.00 | 40.00 | −10.00 | −10.00 to −10.00 |" in markdown
     assert "<b>" not in markdown
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["comparisons"][0]["n_shared"] == 8
-
-
-def test_escaping_for_markdown() -> None:
-    assert escape_markdown("a|b <c>\n*d*") == "a\\|b &lt;c&gt; \\*d\\*"

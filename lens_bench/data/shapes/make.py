@@ -11,8 +11,10 @@ import json
 import multiprocessing
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -154,7 +156,8 @@ def _draw_all(what: tuple[int, str, str], recipe: Recipe, folder: Path, workers:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet) as pool:
-        waiting: list[Future[list[Picture]]] = [pool.submit(_draw_chunk, what, recipe, folder, s) for s in starts]
+        with _uninterrupted():  # the first submission starts the workers
+            waiting: list[Future[list[Picture]]] = [pool.submit(_draw_chunk, what, recipe, folder, s) for s in starts]
         try:
             for future in waiting:
                 yield future.result()
@@ -162,9 +165,27 @@ def _draw_all(what: tuple[int, str, str], recipe: Recipe, folder: Path, workers:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the block ends. Processes that start in it inherit that SIGINT is blocked for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    # Blocking the signal is not enough here: another thread of this process may receive it.
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def _quiet() -> None:
-    """In a worker: leave Ctrl-C to the parent, and the other cores to the other workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: leave the other cores to the other workers."""
     cv2.setNumThreads(1)
 
 

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from lens_bench.atomic import write_text
+from lens_bench.outgoing import csv_cell
 from lens_bench.report.leaderboard.averages import FAMILY, MEAN8
 from lens_bench.report.leaderboard.rows import Average, Leaderboard, Row
 
@@ -110,7 +111,7 @@ def _fields(row: Row) -> dict[str, str]:
             "hardware": speed.hardware,
         }
         fields["notes"] = "; ".join((*row.notes, *(f"speed not comparable: {r}" for r in speed.reasons)))
-    return {key: _text(value) for key, value in fields.items()}
+    return {key: csv_cell(value) for key, value in fields.items()}
 
 
 def _average_fields(row: Average) -> dict[str, str]:
@@ -138,12 +139,4 @@ def _average_fields(row: Average) -> dict[str, str]:
         "source": row.source,
         "notes": "; ".join(row.notes),
     }
-    return {key: _text(value) for key, value in fields.items()}
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return {key: csv_cell(value) for key, value in fields.items()}

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lens_bench.atomic import write_text
+from lens_bench.outgoing import escape_markdown
 from lens_bench.report.figures import title
 from lens_bench.report.leaderboard import wording
 from lens_bench.report.leaderboard.rows import Leaderboard
-
-# What Markdown or the HTML it lets through would take for markup.
-_ESCAPED = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", **{c: "\\" + c for c in "\\`*_[]|#~"}, "\n": " ", "\r": " "}
-)
 
 
 def to_markdown(board: Leaderboard) -> str:
@@ -23,7 +19,7 @@ def to_markdown(board: Leaderboard) -> str:
         lines += ["## RefCOCO, RefCOCO+ and RefCOCOg together", "", wording.AVERAGES_EXPLANATION, ""]
         lines += _table(wording.AVERAGE_HEAD, board.metric, [wording.average_cells(r) for r in board.averages])
     for section in wording.sections(board):
-        lines += [f"## {_escape(section.title)}", ""]
+        lines += [f"## {escape_markdown(section.title)}", ""]
         if section.measured:
             lines += ["Measured", ""]
             lines += _table(wording.MEASURED_HEAD, board.metric, [wording.measured_cells(r) for r in section.measured])
@@ -35,7 +31,7 @@ def to_markdown(board: Leaderboard) -> str:
     if not board.rows:
         lines += ["No result.", ""]
     if board.notes:
-        lines += ["## Left out", "", *(f"- {_escape(note)}" for note in board.notes), ""]
+        lines += ["## Left out", "", *(f"- {escape_markdown(note)}" for note in board.notes), ""]
     return "\n".join(lines)
 
 
@@ -50,9 +46,9 @@ def _table(names: Sequence[str], metric: str, rows: Sequence[Sequence[str]]) -> 
     kept = [i for i in range(len(names)) if i < 3 or any(row[i] for row in rows)]
     titles = wording.head(names, metric)
     rule = ["---:" if names[i] in wording.NUMERIC else "---" for i in kept]
-    lines = [[_escape(titles[i]) for i in kept], rule, *([_escape(row[i]) for i in kept] for row in rows)]
+    lines = [
+        [escape_markdown(titles[i]) for i in kept],
+        rule,
+        *([escape_markdown(row[i]) for i in kept] for row in rows),
+    ]
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def _escape(text: str) -> str:
-    return text.translate(_ESCAPED)

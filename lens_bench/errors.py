@@ -63,3 +63,12 @@ class OutOfMemoryError(LensBenchError):
     """
 
     exit_code = 1
+
+
+class Preempted(LensBenchError):
+    """A signal asked for the end of a run; what was done is kept, and the same command continues.
+
+    The exit code is ``EX_TEMPFAIL`` of ``sysexits.h``: a scheduler may start the same command again.
+    """
+
+    exit_code = 75

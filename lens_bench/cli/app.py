@@ -48,7 +48,7 @@ app = typer.Typer(
     help="Evaluate models that segment what a sentence names: mask quality with intervals, and speed, in one run.\n\n"
     "Start with: lens-bench run --suite shapes --model oracle",
     epilog="Exit codes: 0 ok, 1 failure while running, 2 usage, 3 gate failed, 4 data missing or invalid, "
-    "5 checkpoint missing or invalid, 130 interrupted.",
+    "5 checkpoint missing or invalid, 75 ended by a signal (the same command continues), 130 interrupted.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make, verify and audit the files of suites.")
 

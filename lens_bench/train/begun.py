@@ -1,4 +1,8 @@
-"""What a stage was begun with, in ``recipe.json``: it goes on with nothing else, and nothing else is thrown away."""
+"""What a stage was begun with, in ``recipe.json``.
+
+A stage continues with the settings that define its result, and with no others. Those that only say how it is computed,
+saved and looked at may change; ``recipe.json`` then holds the current ones, and under ``changes`` what they were.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,26 @@ from pathlib import Path
 
 from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_json
-from lens_bench.train.checkpoint import FINAL
-from lens_bench.train.config import TrainRecipe
+from lens_bench.train.checkpoint import FINAL, checkpoints, step_of
+from lens_bench.train.config import Optimiser, TrainRecipe
 from lens_bench.train.curriculum import MEASURED
-from lens_bench.train.log import LOG_NAME
+from lens_bench.train.durable import steps_done, write_text
+from lens_bench.train.log import LOG_NAME, read_log
+from lens_bench.train.schedule import rate_share
 from lens_bench.train.usable import LEFT_OUT
 
 BEGUN, LOCK = "recipe.json", ".lock"
 # All that a training writes.
 _WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
             "samples", "tensorboard", "wandb")  # fmt: skip
-# What may change between the parts of a training without changing what is trained.
-_FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence",
-         "runtime.report_to", "runtime.threads")  # fmt: skip
+# Settings that do not define the result, or only its rounding. What an error message of a running training advises to
+# set must be among them.
+FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence", "batch.micro",
+        "runtime", "grpo.share_prefix", "grpo.rollouts", "grpo.vllm_share", "grpo.sampler_tolerance")  # fmt: skip
 # Keys of the section runtime that older recipes wrote down, and that never changed a result.
 _GONE = ("tensorboard",)
+# These may change where the learning rates of the steps done stay what they were.
+_LENGTH = ("optimiser.steps", "optimiser.decay")
 _PLACES = ("model.checkpoint", "model.qwen", "model.sam")
 
 
@@ -48,15 +57,17 @@ class Begun:
 
 
 def require_same(folder: Path, now: Begun) -> None:
-    """Check that a stage goes on with what it was begun with; anything may begin in a folder without ``recipe.json``.
+    """Check that a stage continues with what it was begun with; anything may begin where no step was done.
 
     Raises:
         UsageError: Something else is trained than was begun here.
     """
-    path = folder / BEGUN
-    if not path.is_file():
+    if not (folder / BEGUN).is_file():
         return
-    then = _read(path)
+    then = _read(folder / BEGUN)
+    if not _has_steps(folder):
+        return
+    _require_length(folder, then["recipe"], now.recipe.optimiser)
     for what, before, after in _differences(then, now):
         raise UsageError(
             f"{folder} was begun with another {what}: {before!r}, now {after!r}",
@@ -65,16 +76,63 @@ def require_same(folder: Path, now: Begun) -> None:
 
 
 def write_down(folder: Path, now: Begun) -> None:
-    """Say in ``recipe.json`` what a stage is begun with, where that is not said yet."""
+    """Say in ``recipe.json`` what a stage is begun with, or which of the free settings it continues with."""
     path = folder / BEGUN
-    if path.is_file():
+    if path.is_file() and _has_steps(folder):
+        _note_changes(path, now.recipe, _step(folder))
         return
     content = {"recipe": now.recipe.model_dump(mode="json"), "data": dict(now.data or {}), "start": now.start}
     content["counts"] = {name: dict(counts) for name, counts in now.counts.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _note_changes(path: Path, recipe: TrainRecipe, step: int) -> None:
+    then, now = _read(path), recipe.model_dump(mode="json")
+    before, after = _flat(_filled(then["recipe"])), _flat(now)
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if not keys:
+        return
+    earlier = then.get("changes")
+    change = {"step": step, "settings": {key: {"from": before.get(key), "to": after.get(key)} for key in keys}}
+    changes = [*(earlier if isinstance(earlier, list) else []), change]
+    write_text(path, json.dumps({**then, "recipe": now, "changes": changes}, indent=1) + "\n")
+
+
+def _has_steps(folder: Path) -> bool:
+    """Whether a training got as far as a step, or a measurement, that depends on what it was begun with."""
+    written = (folder / FINAL).is_dir() or (folder / MEASURED).is_file() or bool(checkpoints(folder))
+    return written or bool(read_log(folder / LOG_NAME))
+
+
+def _step(folder: Path) -> int:
+    """Number of steps that what lies in a folder was trained for."""
+    saved = checkpoints(folder)
+    return max(step_of(saved[-1]) if saved else 0, steps_done(folder / FINAL) or 0)
+
+
+def _require_length(folder: Path, recipe: object, now: Optimiser) -> None:
+    """Check that a training becomes longer only where the steps done would have been the same.
+
+    Raises:
+        UsageError: The schedule had another learning rate in them.
+    """
+    try:
+        then = TrainRecipe.model_validate(recipe).optimiser
+    except ValueError:
+        return  # what is wrong with it is among the differences
+    length = {"steps": 1, "decay": None}
+    if now.steps < then.steps or then.model_copy(update=length) != now.model_copy(update=length):
+        return
+    for step in range(_step(folder)):
+        if rate_share(then, step) != rate_share(now, step):
+            more = f"optimiser.steps={now.steps} with optimiser.decay={then.steps} stays at the floor from there on"
+            new = f"model.checkpoint={folder / FINAL} under another --out begins a training from its result"
+            raise UsageError(
+                f"{folder} was begun with optimiser.steps={then.steps}; with {now.steps} the schedule {then.schedule} "
+                f"has another learning rate at step {step + 1}, which is done",
+                more if then.floor and then.decay is None else new,
+            )
 
 
 def require_own(folder: Path) -> None:
@@ -116,7 +174,7 @@ def _differences(then: Mapping[str, object], now: Begun) -> list[tuple[str, obje
     compared = isinstance(start, str) and now.start is not None
     before, after = _flat(_filled(then["recipe"])), _flat(now.recipe.model_dump(mode="json"))
     # The same weights may have been moved; where they were not looked at, the place stands for them.
-    free = (*_FREE, *(_PLACES if compared else ()))
+    free = (*FREE, *(_PLACES if compared else ()), *(_LENGTH if _grew(before, after) else ()))
     keys = [key for key in sorted(before.keys() | after.keys()) if not any(_is_in(key, name) for name in free)]
     found = [(f"recipe.{key}", before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
     if now.data is not None:
@@ -126,6 +184,12 @@ def _differences(then: Mapping[str, object], now: Begun) -> list[tuple[str, obje
     if compared and start != now.start:
         found.append(("start (the weights it starts from)", start, now.start))
     return found
+
+
+def _grew(before: Mapping[str, object], after: Mapping[str, object]) -> bool:
+    """Whether there are at least as many steps as there were; their learning rates were compared already."""
+    then, now = before.get("optimiser.steps"), after.get("optimiser.steps")
+    return isinstance(then, int) and isinstance(now, int) and now >= then
 
 
 def _is_in(key: str, section: str) -> bool:

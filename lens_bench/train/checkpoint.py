@@ -6,9 +6,11 @@ Nothing has to be saved of random generators and data iterators, because draws a
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +26,8 @@ from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.train.assembly import Assembly
 from lens_bench.train.config import TrainRecipe
-from lens_bench.train.devices import layout
+from lens_bench.train.devices import agreed, from_first, layout
+from lens_bench.train.durable import damage, put_in_place, seal, writing
 from lens_bench.train.lora import merged
 from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
@@ -66,35 +69,73 @@ class Keeper:
         self._made = made
 
     def save(self, step: int) -> Path:
-        """Write a checkpoint to resume from, then remove the oldest ones; returns its folder."""
+        """Write a checkpoint to resume from, then remove the oldest ones; returns its folder.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         target, made, first = self.folder / f"checkpoint-{step:08d}", self._made, self._accelerator.is_main_process
         part = self._begin(target)
         zero = layout() == "deepspeed"
         if zero:
             self._accelerator.save_state(str(part / ZERO))
         moments = None if zero else whole_state(made.optimiser, keep=first)
+
+        def write() -> None:
+            self._write(part, merged(made.lens), step)
+            extra = _extra(self._trainee.probe, made.lens)
+            # Through a file of Python's, whose errors say what the system said.
+            with (part / STATE).open("wb") as stream:
+                torch.save({"step": step, "extra": extra, "optimiser": moments}, stream)
+
         with made.whole():
-            if first:
-                self._write(part, merged(made.lens), step)
-                extra = _extra(self._trainee.probe, made.lens)
-        if first:
-            torch.save({"step": step, "extra": extra, "optimiser": moments}, part / STATE)
-            _move(part, target)
-            for old in checkpoints(self.folder)[: -self._recipe.saving.keep]:
-                shutil.rmtree(old)
-        self._accelerator.wait_for_everyone()
+            agreed(self._accelerator, lambda: self._complete(part, target, step, write))
+        agreed(self._accelerator, self._rotate)
         return target
 
+    def _rotate(self) -> None:
+        for old in checkpoints(self.folder)[: -self._recipe.saving.keep]:
+            shutil.rmtree(old)
+
+    def _complete(self, part: Path, target: Path, step: int, write: Callable[[], None]) -> None:
+        """Write a folder's files and give it its name."""
+        with writing(target, part):
+            write()
+            seal(part, step)
+            put_in_place(part, target)
+
     def finish(self, step: int) -> Path:
-        """Write the result, every weight in the recipe's ``saving.dtype``, and without the optimizer."""
+        """Write the result, every weight in the recipe's ``saving.dtype``, and without the optimizer.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         target = self.folder / FINAL
         part = self._begin(target)
+        dtype = getattr(torch, self._recipe.saving.dtype)
         with self._made.whole():
-            if self._accelerator.is_main_process:
-                self._write(part, merged(self._made.lens, getattr(torch, self._recipe.saving.dtype)), step)
-                _move(part, target)
-        self._accelerator.wait_for_everyone()
+            write = partial(self._write_merged, part, dtype, step)
+            agreed(self._accelerator, lambda: self._complete(part, target, step, write))
         return target
+
+    def _write_merged(self, part: Path, dtype: torch.dtype, step: int) -> None:
+        self._write(part, merged(self._made.lens, dtype), step)
+
+    def newest(self, note: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is as it was written; None where there is none at all.
+
+        Newer ones that are damaged are put aside under a name that no training looks at.
+
+        Args:
+            note: Is told which ones are damaged.
+
+        Raises:
+            CheckpointError: There are checkpoints, and all of them are damaged.
+        """
+        name, damaged = from_first(self._accelerator, lambda: _newest(self.folder))
+        for text in damaged:
+            note(text)
+        return self.folder / name if name else None
 
     def restore(self, folder: Path) -> int:
         """Put a checkpoint's trained weights and optimizer state in place; returns the number of steps done.
@@ -105,7 +146,7 @@ class Keeper:
         """
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except (FileNotFoundError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder} cannot be resumed: {' '.join(str(error).split())[:120]}") from None
         zero, trainee = layout() == "deepspeed", self._trainee
         if zero is not (folder / ZERO).is_dir():
@@ -129,10 +170,12 @@ class Keeper:
 
     def _begin(self, target: Path) -> Path:
         part = target.with_name(f".{target.name}.part")
-        if self._accelerator.is_main_process:
+
+        def make() -> None:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-        self._accelerator.wait_for_everyone()
+
+        agreed(self._accelerator, make)
         return part
 
     def _write(self, folder: Path, plain: LensModel, step: int) -> None:
@@ -167,19 +210,34 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
 
 
+def step_of(folder: Path) -> int:
+    """Number of steps done in a checkpoint, by its name."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def _newest(folder: Path) -> tuple[str, list[str]]:
+    """Name of the newest intact checkpoint, and what is wrong with newer ones; empty where there is none."""
+    wrong: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder)):
+        fault = damage(path)
+        if not fault:
+            # Out of the way: else the rotation would keep it in place of a good one.
+            for bad in wrong:
+                aside = bad.with_name(f".{bad.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+            return path.name, [f"{bad} is damaged ({why}); {path.name} is used" for bad, why in wrong.items()]
+        wrong[path] = fault
+    if wrong:
+        bad, why = next(iter(wrong.items()))
+        raise CheckpointError(
+            f"{bad} is damaged: {why}" + (", and so is every older one" if len(wrong) > 1 else ""),
+            "restore one from a copy, or begin anew with --fresh",
+        )
+    return "", []
+
+
 # ---------------------------------------------------------------------------------------------- tensors
-
-
-def _move(part: Path, target: Path) -> None:
-    """Put a complete folder in its place; an older one of that name goes first."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        part.rename(target)
-        shutil.rmtree(old)
-    else:
-        part.rename(target)
 
 
 def _restore_weights(folder: Path, lens: LensModel) -> None:

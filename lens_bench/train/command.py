@@ -17,6 +17,7 @@ from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
+from lens_bench.train.signals import Signals
 
 if TYPE_CHECKING:
     from lens_bench.train.memory import Memory
@@ -60,6 +61,8 @@ def train_command(
         gpus: How many the estimate is for.
         paper_data: Do not leave out training images that occur in evaluation splits.
 
+    SIGTERM and SIGUSR1 end it behind the current step.
+
     Raises:
         LensBenchError: See ``loop.train``.
     """
@@ -76,16 +79,17 @@ def train_command(
     from lens_bench.train.loop import Where, train
 
     result: Path | None = None
-    for job in jobs:
-        recipe = job.recipe
-        # A stage that names its own start keeps it.
-        if result is not None and not (recipe.model.checkpoint or recipe.model.qwen):
-            model = recipe.model.model_copy(update={"checkpoint": str(result)})
-            recipe = recipe.model_copy(update={"model": model})
-        root = data_place(job, data_root)
-        progress = TrainProgress()
-        result = train(recipe, Where(job.folder, root, fresh), progress, partial(make_missing, recipe, root))
-        progress.note(f"{recipe.name}: {result}")
+    with Signals() as signals:
+        for job in jobs:
+            recipe = job.recipe
+            # A stage that names its own start keeps it.
+            if result is not None and not (recipe.model.checkpoint or recipe.model.qwen):
+                model = recipe.model.model_copy(update={"checkpoint": str(result)})
+                recipe = recipe.model_copy(update={"model": model})
+            root = data_place(job, data_root)
+            progress, where = TrainProgress(), Where(job.folder, root, fresh, signals.asked)
+            result = train(recipe, where, progress, partial(make_missing, recipe, root))
+            progress.note(f"{recipe.name}: {result}")
     return result
 
 

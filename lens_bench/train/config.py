@@ -73,6 +73,9 @@ class Optimiser(_Part):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: int = Field(default=0, ge=0)
     floor: Fraction = Field(default=0.0, description="Share of the learning rate that the schedule ends at.")
+    decay: int | None = Field(
+        default=None, ge=1, description="Step at which linear and cosine reach the floor; by default the last one."
+    )
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: Weight = 0.0
@@ -85,6 +88,19 @@ class Optimiser(_Part):
         if not isinstance(rates, Mapping):
             return rates
         return {group: rate for group, rate in rates.items() if rate is not None or group not in get_args(Group)}
+
+    @model_validator(mode="after")
+    def _learns_to_the_end(self) -> Optimiser:
+        if self.decay is not None and self.schedule == "constant":
+            raise ValueError("decay belongs to the schedules linear and cosine")
+        if self.decay is not None and self.decay < self.steps and not self.floor:
+            raise ValueError(f"behind step {self.decay} (decay) the learning rate is 0: give floor a value")
+        return self
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether more steps leave the learning rates of the earlier ones as they are."""
+        return self.schedule == "constant" or self.decay is not None
 
 
 class Curriculum(_Part):

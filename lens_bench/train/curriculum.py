@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lens_bench.errors import DataError
 from lens_bench.parsing import parse_json
 from lens_bench.train.data import Draw, failure_weights
 from lens_bench.train.draws import stream
+from lens_bench.train.durable import write_text
 from lens_bench.train.policy import Policy
 from lens_bench.train.progress import Progress
 from lens_bench.train.workshop import Objective, Workshop
@@ -20,16 +22,18 @@ from lens_bench.train.workshop import Objective, Workshop
 MEASURED = "measured.json"
 
 
-def unit_weights(shop: Workshop, objective: Objective, out: Path, progress: Progress) -> NDArray[np.float64] | None:
+def unit_weights(
+    shop: Workshop, objective: Objective, out: Path, progress: Progress, between: Callable[[], None]
+) -> NDArray[np.float64] | None:
     """Weights of the units, measured before any update and from then on read from the stage's folder.
 
-    None where the recipe has no curriculum.
+    None where the recipe has no curriculum. ``between`` is called between the batches that are measured, and may raise.
     """
     curriculum, path = shop.recipe.data.curriculum, out / MEASURED
     if curriculum is None or not isinstance(objective, Policy):
         return None
     if not path.is_file():
-        _measure(shop, objective, curriculum.measure, path, progress)
+        _measure(shop, objective, path, progress, between)
         shop.accelerator.wait_for_everyone()
     return failure_weights(_read(path), len(shop.data.units), curriculum.floor, curriculum.power)
 
@@ -45,21 +49,23 @@ def _read(path: Path) -> dict[int, float]:
         raise DataError(f"{path} does not hold measured rewards: {error}", "remove it to measure them again") from None
 
 
-def _measure(shop: Workshop, policy: Policy, count: int, path: Path, progress: Progress) -> None:
-    units, recipe = shop.data.units, shop.recipe
+def _measure(shop: Workshop, policy: Policy, path: Path, progress: Progress, between: Callable[[], None]) -> None:
+    units, recipe, curriculum = shop.data.units, shop.recipe, shop.recipe.data.curriculum
+    count = 0 if curriculum is None else curriculum.measure
     chosen = stream(recipe.seed, "measure").permutation(len(units))[:count]
     draws = [Draw(-1 - n, int(i), units[i].items[:1]) for n, i in enumerate(chosen)]
     progress.start(f"{recipe.name}: measuring rewards", len(draws), 0)
     measured: dict[int, float] = {}
-    for begin in range(0, len(draws), recipe.batch.units):
-        part = draws[begin : begin + recipe.batch.units]
-        found = zip(part, policy.measure(part), strict=True)
-        measured |= {draw.unit: value for draw, value in found if not math.isnan(value)}
-        for _ in part:
-            progress.step({})
-    progress.stop()
+    try:
+        for begin in range(0, len(draws), recipe.batch.units):
+            between()
+            part = draws[begin : begin + recipe.batch.units]
+            found = zip(part, policy.measure(part), strict=True)
+            measured |= {draw.unit: value for draw, value in found if not math.isnan(value)}
+            for _ in part:
+                progress.step({})
+    finally:
+        progress.stop()
     shop.meter.means(shop.accelerator)
     if shop.accelerator.is_main_process:
-        part_file = path.with_name(path.name + ".part")
-        part_file.write_text(json.dumps(measured), encoding="utf-8")
-        part_file.replace(path)
+        write_text(path, json.dumps(measured))

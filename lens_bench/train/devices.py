@@ -6,8 +6,10 @@ What is not known to work is refused here, before anything is loaded.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -22,9 +24,12 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import CPUOffloadPolicy
 
-from lens_bench.errors import LensBenchError, UsageError
+from lens_bench.errors import LensBenchError, RunError, UsageError
 from lens_bench.train.config import TrainRecipe
 
+# How long a process waits for the others. The first one alone makes data and writes checkpoints, 46 GB for LENS-3B:
+# that fits at 13 MB/s. torch's default for NCCL is 10 minutes.
+PATIENCE = timedelta(hours=1)
 # A model whole on every rank; divided over them; or whole, with gradients and moments divided.
 Layout: TypeAlias = Literal["plain", "fsdp", "deepspeed"]
 T = TypeVar("T")
@@ -57,14 +62,22 @@ def make_accelerator(recipe: TrainRecipe) -> Accelerator:
         cpu=not cuda and kind != "deepspeed",
         # Divided gradients are summed behind every micro batch; else they would be kept whole up to the last one.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_each_batch=kind != "plain"),
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if kind == "deepspeed" and not cuda else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend="gloo" if kind == "deepspeed" and not cuda else None, timeout=PATIENCE)
+        ],
     )
-    share, rest = divmod(recipe.batch.units, accelerator.num_processes * recipe.batch.micro)
+    units, world = recipe.batch.units, accelerator.num_processes
+    if units % world:
+        raise UsageError(
+            f"a step of {units} units does not divide by {world} processes",
+            "launch a number of processes that divides it; a training that is not begun yet may change batch.units",
+        )
+    share, rest = divmod(units // world, recipe.batch.micro)
     if rest:
         raise UsageError(
-            f"a step of {recipe.batch.units} units does not divide by {accelerator.num_processes} processes with "
-            f"{recipe.batch.micro} units each",
-            "change batch.units or batch.micro",
+            f"{units // world} units, the share of each of {world} processes, do not divide by batch.micro "
+            f"({recipe.batch.micro})",
+            f"e.g. --set batch.micro={math.gcd(units // world, recipe.batch.micro)}",
         )
     accelerator.gradient_accumulation_steps = share
     if kind != "plain":
@@ -96,7 +109,8 @@ def _require_divisible(recipe: TrainRecipe, world: int) -> None:
         raise UsageError(f"stage {recipe.stage} trains small parts, and is offered on plain devices only", plain)
     if recipe.optimiser.muon:
         raise UsageError(
-            "Muon needs whole matrices, and FSDP and DeepSpeed divide them", f"optimiser.muon=[], or {plain}"
+            "Muon needs whole matrices, and FSDP and DeepSpeed divide them",
+            f"{plain}; a training that is not begun yet may set optimiser.muon=[]",
         )
 
 
@@ -149,7 +163,7 @@ def agreed(accelerator: Accelerator, act: Callable[[], object]) -> None:
     """Let the first rank do something; where it refuses, every rank ends with its message instead of waiting for it.
 
     Raises:
-        LensBenchError: What the first rank raised.
+        LensBenchError: What the first rank raised; a ``RunError`` where the system refused something.
     """
     refused: list[LensBenchError | None] = [None]
     if accelerator.is_main_process:
@@ -157,6 +171,9 @@ def agreed(accelerator: Accelerator, act: Callable[[], object]) -> None:
             act()
         except LensBenchError as error:
             refused[0] = error
+        except OSError as error:
+            place = f" {error.filename}" if error.filename else ""
+            refused[0] = RunError(f"the system refused{place}: {error.strerror or error}")
     if accelerator.num_processes > 1:
         told = [None if refused[0] is None else (type(refused[0]), refused[0].message, refused[0].hint)]
         broadcast_object_list(told)

@@ -17,19 +17,21 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from lens_bench.errors import OutOfMemoryError, RunError
+from lens_bench.errors import OutOfMemoryError, Preempted, RunError
 from lens_bench.lock import FolderLock
 from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
-from lens_bench.train.checkpoint import FINAL, Keeper, checkpoints
+from lens_bench.train.checkpoint import FINAL, Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
-from lens_bench.train.devices import agreed, layout, make_accelerator
+from lens_bench.train.devices import agreed, from_first, layout, make_accelerator
+from lens_bench.train.durable import damage, require_intact, steps_done
 from lens_bench.train.lengths import require_lengths
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
+from lens_bench.train.meter import summed
 from lens_bench.train.parameters import require_gradients
 from lens_bench.train.policy import Policy
 from lens_bench.train.progress import Progress
@@ -55,11 +57,13 @@ class Where:
         out: Folder of the stage.
         data_root: Where suites lie.
         fresh: Throw away what is there and begin anew.
+        asked_to_stop: Whether to end behind the current step, on any of several ranks.
     """
 
     out: Path
     data_root: Path
     fresh: bool = False
+    asked_to_stop: Callable[[], bool] = lambda: False
 
 
 def train(recipe: TrainRecipe, where: Where, progress: Progress, prepare: Callable[[], object] = lambda: None) -> Path:
@@ -72,6 +76,7 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress, prepare: Callab
         prepare: Puts the data in place; the first process does it while the others wait.
 
     Raises:
+        Preempted: It was asked to stop; a checkpoint of the last step is written.
         LensBenchError: The recipe does not fit the data or model, another process trains here, or training went wrong.
     """
     if recipe.runtime.threads:
@@ -90,14 +95,19 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         agreed(accelerator, lambda: require_own(out))
     elif result.is_dir():
         agreed(accelerator, lambda: require_same(out, Begun(recipe, start=start_digest(recipe.model))))
-        progress.note(f"{recipe.name} is finished: {result}")
-        return result
+        missing = from_first(accelerator, lambda: _missing(result, recipe.optimiser.steps))
+        if not missing:
+            progress.note(f"{recipe.name} is finished: {result}")
+            return result
+        progress.note(f"{result} {missing}; training continues from the last checkpoint")
     check = DataCheck(accelerator, out, progress, fresh=where.fresh)
     data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"), check=check)
     digest = start_digest(recipe.model) if accelerator.is_main_process else None
     begun = Begun(recipe, data.hashes, digest, data.counts)
     if not where.fresh:
         agreed(accelerator, lambda: require_same(out, begun))
+    if recipe.model.checkpoint:
+        agreed(accelerator, lambda: require_intact(Path(recipe.model.checkpoint).expanduser()))
     # What is divided moves to the devices part by part.
     start = open_start(recipe, "cpu" if layout() == "fsdp" else accelerator.device)
     for text in start.notes:
@@ -115,17 +125,27 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
         stage.close()
 
 
+def _missing(result: Path, steps: int) -> str:
+    """Why a result is not the end of a training of so many steps; empty where it is."""
+    done = steps_done(result)
+    if done is not None and done != steps:
+        return f"has {done} of {steps} steps"
+    wrong = damage(result)
+    return f"is damaged ({wrong})" if wrong else ""
+
+
 @contextmanager
 def _memory_named(step: int) -> Iterator[None]:
     """Say in which step memory ran out and what takes less of it."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OutOfMemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"step {step} ran out of memory: {str(error).strip().partition(chr(10))[0]}",
-            "a smaller batch.micro, runtime.gradient_checkpointing: true or runtime.precision: bf16 need less",
+            "a smaller batch.micro, runtime.gradient_checkpointing: true or runtime.precision: bf16 need less, and may "
+            "change in a training that is begun",
         ) from error
 
 
@@ -176,7 +196,7 @@ class Training:
             items = [item for unit in data.units for item in unit.items]
             require_lengths("training data", items, recipe, start.prompter, album.patching, progress.note)
         self.objective = make_objective(self.shop)
-        self.last = ""
+        self.last, self.saved = "none", 0
 
     def close(self) -> None:
         """Let go of threads, and of an engine that samples."""
@@ -190,17 +210,16 @@ class Training:
         """All steps, from the last checkpoint on."""
         recipe, shop = self.recipe, self.shop
         # Measured before any update, also in a resumed training: the weights are those of the start here.
-        weights = unit_weights(shop, self.objective, self.where.out, self.progress)
+        weights = unit_weights(shop, self.objective, self.where.out, self.progress, self._stop_if_asked)
         order = self.order if weights is None else self.order.weighted(weights)
-        found = checkpoints(self.where.out)
-        done = self.keeper.restore(found[-1]) if found else 0
-        self.last = str(found[-1]) if found else "none"
+        done = self._restore()
         log = self._open_log(done)
         look = make_evaluator(shop, self.where.data_root, self.where.out, self.check, self.progress.note)
         self.check.write()
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
             for step in range(done, recipe.optimiser.steps):
+                self._stop_if_asked(step, log)
                 with _memory_named(step + 1):
                     values = self._step(step, order)
                 if look is not None and recipe.evaluation is not None and (step + 1) % recipe.evaluation.every == 0:
@@ -212,13 +231,43 @@ class Training:
                     log.write(step + 1, values)
                 self.watch.look(step + 1, values, self.last)
                 self.progress.step(values)
-                if (step + 1) % recipe.saving.every == 0 and step + 1 < recipe.optimiser.steps:
-                    self.last = str(self.keeper.save(step + 1))
+                # At the end too, where more steps may follow.
+                goes_on = step + 1 < recipe.optimiser.steps or recipe.optimiser.open_ended
+                if (step + 1) % recipe.saving.every == 0 and goes_on:
+                    self._save(step + 1, log)
         finally:
             self.progress.stop()
             if log is not None:
                 log.close()
         return self.keeper.finish(recipe.optimiser.steps)
+
+    def _restore(self) -> int:
+        """Take over the newest good checkpoint; returns the number of steps done."""
+        found = self.keeper.newest(self.progress.note)
+        if found is None:
+            return 0
+        self.last, self.saved = str(found), self.keeper.restore(found)
+        return self.saved
+
+    def _save(self, done: int, log: TrainLog | None) -> None:
+        if log is not None:
+            log.sync()  # its lines are never behind the checkpoint
+        self.last, self.saved = str(self.keeper.save(done)), done
+
+    def _stop_if_asked(self, done: int = 0, log: TrainLog | None = None) -> None:
+        """End where a signal asked any rank for it, with a checkpoint of the steps done.
+
+        Raises:
+            Preempted: It did.
+        """
+        if not summed(self.accelerator, int(self.where.asked_to_stop())):
+            return
+        if done > self.saved:
+            self._save(done, log)
+        raise Preempted(
+            f"{self.recipe.name} was asked to stop and did, after step {done} of {self.recipe.optimiser.steps}",
+            f"the same command continues from {self.last}" if self.saved else "the same command begins again",
+        )
 
     def _step(self, step: int, order: Order) -> dict[str, float]:
         """One update; returns its numbers."""

@@ -6,7 +6,6 @@ One unreadable image would otherwise end a training hours after it began, and en
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from contextlib import suppress
@@ -86,8 +85,8 @@ def find_problems(name: str, split: Split) -> Problems:
     state = _state(split)
     if path is not None:
         with suppress(OSError, ValueError):
-            known = json.loads(path.read_bytes())
-            if known.get("state") == state:
+            known = parse_json(path.read_bytes())
+            if isinstance(known, dict) and known.get("state") == state:
                 return dict(known["problems"])
     with counting(f"checking images of {name}") as progress:
         findings = verify_split(split, workers=os.cpu_count() or 1, progress=progress).findings

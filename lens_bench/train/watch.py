@@ -59,7 +59,8 @@ class Watch:
             raise RunError(
                 f"the reward has collapsed: {mean:.3f} over {self._stop.window} steps at step {step}, after a best of "
                 f"{self._best:.3f}",
-                f"lower the learning rate or raise beta; last good checkpoint: {last}",
+                "train from a good checkpoint (model.checkpoint=FOLDER) under another --out, with a lower learning "
+                f"rate or a larger grpo.beta; last checkpoint: {last}",
             )
         if self._flat >= self._stop.flat:
             raise RunError(

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -80,12 +80,12 @@ def test_a_kill_while_saving_leaves_the_last_checkpoint(run: Run, monkeypatch: p
     whole, _ = run(recipe, "whole")
     real, calls = torch.save, []
 
-    def dying(state: object, path: Path) -> None:
-        calls.append(path)
+    def dying(state: object, stream: BinaryIO) -> None:
+        calls.append(stream)
         if len(calls) == 2:
-            path.write_bytes(b"half of a fi")
+            stream.write(b"half of a fi")
             raise KeyboardInterrupt
-        real(state, path)
+        real(state, stream)
 
     monkeypatch.setattr(checkpoints.torch, "save", dying)
     folder, _ = run(recipe, "parts")
@@ -414,7 +414,7 @@ def test_evaluation_overlays_and_a_drawable_log(run: Run) -> None:
     result, seen = run(tiny_recipe("supervised", over))
     # Without a right mask there is no share of right masks that are named.
     assert {k for k in seen.steps[1] if k.startswith("eval/")} - {"eval/named"} == {
-        f"eval/{n}" for n in ("ciou", "giou", "box_right", "box_iou", "answered")
+        f"eval/{n}" for n in ("ciou", "giou", "box_right", "box_iou", "answered", "failed")
     }
     assert not any(k.startswith("eval/") for k in seen.steps[0])
     assert len(list((result.parent / "samples").glob("*.png"))) == 2

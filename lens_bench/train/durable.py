@@ -1,0 +1,155 @@
+"""Folders that are complete or not there, also after a power cut, with a digest of every file in them.
+
+A rename alone does not do it: a file system may write the new name to the disk before the content of the files, and a
+bad disk changes content behind an intact header. So files are flushed to the disk before their folder gets its name,
+and whoever reads the folder compares its files with the digests in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lens_bench.errors import CheckpointError, RunError
+from lens_bench.parsing import parse_json
+
+DIGESTS = "digests.json"
+_FETCH = "restore it from a copy, or train it anew with --fresh"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file: what is on the disk is the old content or the new, also after a power cut."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    _flush(part)
+    part.replace(path)
+    _flush(path.parent)
+
+
+def seal(folder: Path, step: int) -> None:
+    """Flush a folder's files to the disk and write down their digests and the number of steps done."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        _flush(path)
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    write_text(folder / DIGESTS, json.dumps({"step": step, "files": digests}, indent=1) + "\n")
+    for path in (path for path in folder.rglob("*") if path.is_dir()):
+        _flush(path)
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Give a sealed folder its name; an older one of that name goes first."""
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    part.rename(target)
+    _flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a sealed folder, in a few words; empty where nothing is.
+
+    A folder without digests, as earlier versions wrote them, is taken for good.
+    """
+    if not (folder / DIGESTS).exists():
+        return ""
+    content = _read(folder)
+    if content is None:
+        return f"{DIGESTS} is not readable"
+    for name, digest in content[1].items():
+        try:
+            if _digest(folder / name) != digest:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return ""
+
+
+def require_intact(folder: Path) -> None:
+    """Check a folder against its digests, where it has some.
+
+    Raises:
+        CheckpointError: A file is missing or is not what was written.
+    """
+    if wrong := damage(folder):
+        raise CheckpointError(f"{folder} is damaged: {wrong}", _FETCH)
+
+
+def steps_done(folder: Path) -> int | None:
+    """Number of steps that a sealed folder says it was trained for; None where it does not say."""
+    content = _read(folder)
+    return None if content is None else content[0]
+
+
+@contextmanager
+def writing(target: Path, part: Path) -> Iterator[None]:
+    """Name what could not be written, and remove the part of it that was.
+
+    Raises:
+        RunError: The system refused, e.g. because the disk is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunError(
+            f"cannot write {target}: {reason}",
+            "make room (saving.keep: fewer checkpoints); the same command continues from the last checkpoint",
+        ) from error
+
+
+def _refusal(error: BaseException) -> str | None:
+    """The system's reason behind an exception: torch and safetensors wrap it, each in its own way."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno is not None:
+            return os.strerror(found.errno)
+        if isinstance(found, SafetensorError) and (number := re.search(r"os error (\d+)", str(found))):
+            return os.strerror(int(number[1]))
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _read(folder: Path) -> tuple[int, dict[str, str]] | None:
+    try:
+        content = parse_json((folder / DIGESTS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    step, files = content.get("step"), content.get("files")
+    if not isinstance(step, int) or not isinstance(files, dict):
+        return None
+    return step, {str(name): str(digest) for name, digest in files.items()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems know no fsync of a folder.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

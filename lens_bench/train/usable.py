@@ -18,6 +18,7 @@ from lens_bench.data.images import ImageFile
 from lens_bench.data.split import Split
 from lens_bench.data.verify import Finding, verify_split
 from lens_bench.lens.images import MAX_ASPECT
+from lens_bench.parsing import parse_json
 from lens_bench.progress import counting
 from lens_bench.run.files import read_json, write_json
 from lens_bench.run.truth_store import cache_folder

@@ -68,8 +68,8 @@ class LensSegmenter:
         if bits and self._options.engine == "vllm":
             raise UsageError(f"load_in={bits} is for engine hf", "vLLM runs the weights as they are exported")
         loaded = load(folder, self._devices(), self._precision(), self._recipe(folder), bits)
-        notes = self._start(loaded.model, load_tokenizer(folder))
-        return LoadReport(loaded.report.parameters, loaded.report.ignored, (*loaded.report.notes, *notes))
+        notes, warnings = self._start(loaded.model, load_tokenizer(folder))
+        return LoadReport(loaded.report.parameters, loaded.report.ignored, (*loaded.report.notes, *notes), warnings)
 
     def load_random(self, seed: int) -> LoadReport:
         """Build the architecture of the checkpoint's configuration, or of the card where there is none.
@@ -88,7 +88,8 @@ class LensSegmenter:
         tokenizer = word_tokenizer() if words else load_tokenizer(self.folder())
         parameters = sum(p.numel() for p in model.parameters())
         drawn = (f"random weights from seed {seed}", *notes_of(devices, model.qwen.model.language_model.layers))
-        return LoadReport(parameters, (), (*drawn, *self._start(model, tokenizer)))
+        notes, warnings = self._start(model, tokenizer)
+        return LoadReport(parameters, (), (*drawn, *notes), warnings)
 
     def expect(self, tasks: Sequence[ImageTask]) -> None:
         """Remember what will be asked, so that loading can say what will not fit."""
@@ -123,8 +124,8 @@ class LensSegmenter:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _start(self, model: LensModel, tokenizer: HubTokenizer) -> tuple[str, ...]:
-        """Build the engine of a model; returns what the load report notes."""
+    def _start(self, model: LensModel, tokenizer: HubTokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Build the engine of a model; returns the notes and the warnings of the load report."""
         positions = self._text("positions", "checkpoint")
         if positions in ("lens-1d", "mrope"):
             model.config = model.config.model_copy(update={"positions": positions})
@@ -142,13 +143,13 @@ class LensSegmenter:
         backbone = model.qwen.model
         parts = {"language model": backbone.language_model, "vision tower": backbone.visual, "SAM 2": model.sam.sam2}
         self._engine = Engine(model, prompter, writer, batches)
-        return (
+        notes = (
             f"positions of the mask pass: {model.config.positions}",
             f"recipe: {json.dumps(recipe_facts(model))}",
             decoding,
             attention(parts),
-            *self._too_long(self._engine, prompter),
         )
+        return notes, self._too_long(self._engine, prompter)
 
     def _too_long(self, engine: Engine, prompter: Prompter) -> tuple[str, ...]:
         """A warning where prompts of what was announced leave no room for an answer."""
@@ -162,7 +163,7 @@ class LensSegmenter:
             return ()
         height, width = found.size
         return (
-            f"warning: {found.images} of {len(sizes)} images leave no room for an answer within max_length="
+            f"{found.images} of {len(sizes)} images leave no room for an answer within max_length="
             f"{found.limit} and will fail (one of {width}x{height} needs {found.needed} tokens before the first of the "
             f"answer); --model-arg max_length={found.needed + _ANSWER} or a smaller --model-arg max_pixels helps",
         )

@@ -30,7 +30,7 @@ def test_loading_warns_of_images_without_room(limit: int, tmp_path: Path) -> Non
     save(tiny_model(tiny_config("mrope")), tmp_path, byte_tokenizer(), Story("tiny"))
     segmenter = LensSegmenter(ModelOptions("tiny", str(tmp_path), {"max_length": limit}))
     segmenter.expect([ImageTask("a", (100, 300), (Query("a0", "the red one"),)), ImageTask("b", (10, 10), ())])
-    warnings = [note for note in segmenter.load().notes if note.startswith("warning: ")]
+    warnings = segmenter.load().warnings
     segmenter.close()
     assert len(warnings) == (limit == 60)
     if warnings:

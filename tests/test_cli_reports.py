@@ -123,6 +123,25 @@ def test_a_damaged_run_is_named_and_the_rest_is_shown(cli: Any, tiny: Any, tmp_p
         assert "Traceback" not in result.stderr
 
 
+def test_an_update_that_lowers_the_reference_needs_yes(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    reference = tmp_path / "gate.json"
+    update = ("--against", reference, "--update")
+    assert cli("gate", runs["bad"], *update).returncode == 0
+    raised = cli("gate", runs["good"], *update)
+    assert raised.returncode == 0, raised.stderr
+    assert "before cIoU" in raised.stdout
+    better = reference.read_bytes()
+    lowered = cli("gate", runs["bad"], *update)
+    assert lowered.returncode == 2
+    assert "the update would lower cIoU from" in " ".join(lowered.stderr.split()) and "--yes" in lowered.stderr
+    assert cli("gate", runs["good"], *update, "--metric", "giou").returncode == 2  # judges something else
+    assert reference.read_bytes() == better
+    assert cli("gate", runs["good"], *update).returncode == 0  # the same again
+    assert cli("gate", runs["bad"], *update, "--yes").returncode == 0
+    assert reference.read_bytes() != better
+    assert cli("gate", runs["bad"], "--against", reference, "--yes").returncode == 2
+
+
 def test_gate(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
     reference = tmp_path / "gates/tiny.json"
     made = cli("gate", runs["good"], "--against", reference, "--update", "--margin", "1.5")

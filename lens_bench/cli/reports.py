@@ -49,6 +49,9 @@ def gate(
         typer.Option(help="With --update: limit of new/old for a speed figure, e.g. latency_p50_ms=1.2. Repeatable."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="With --update: the judged metric (default ciou).")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --update: replace a reference that is better than the run.")
+    ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the verdict as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the verdict as Markdown.")] = None,
     as_json: AsJson = False,
@@ -57,9 +60,11 @@ def gate(
     from lens_bench.commands import reports
 
     if update:
-        reports.update_gate(run, against, protocol=protocol, margin=margin, tolerances=tolerance or [], metric=metric)
-    elif margin is not None or tolerance or metric:
-        raise UsageError("--margin, --tolerance and --metric belong to the reference", "set them with --update")
+        reports.update_gate(
+            run, against, protocol=protocol, margin=margin, tolerances=tolerance or [], metric=metric, yes=yes
+        )
+    elif margin is not None or tolerance or metric or yes:
+        raise UsageError("--margin, --tolerance, --metric and --yes change the reference", "use them with --update")
     else:
         reports.gate(run, against, protocol=protocol, strict=strict, junit=junit, markdown=markdown, as_json=as_json)
 

@@ -130,9 +130,12 @@ def update_gate(
     margin: float | None,
     tolerances: Sequence[str],
     metric: str | None,
+    yes: bool,
 ) -> None:
-    """Make a run the reference; the margin is given in points (percent)."""
+    """Make a run the reference; the margin is given in points (percent). One that lowers it needs ``yes``."""
+    from lens_bench.report.figures import percent, title
     from lens_bench.report.gate import update
+    from lens_bench.report.gate_reference import read_reference
 
     limits: dict[str, float] = {}
     for text in tolerances:
@@ -143,11 +146,21 @@ def update_gate(
             raise UsageError(f"--tolerance {text} is not of the form figure=ratio", "latency_p50_ms=1.2") from None
     against.parent.mkdir(parents=True, exist_ok=True)
     share = None if margin is None else margin / 100
+    old = read_reference(against) if against.exists() else None
     reference = update(
-        _one_run(run), against, margin=share, tolerances=limits or None, metric=metric, protocol=protocol
+        _one_run(run),
+        against,
+        margin=share,
+        tolerances=limits or None,
+        metric=metric,
+        protocol=protocol,
+        allow_lower=yes,
     )
+    before = "" if old is None else f", before {title(old.metric)} {percent(old.value)} of {old.model}-{old.digest}"
     out.print(
-        f"{against}: {reference.suite} {reference.split}, margin {100 * reference.margin:g} points", soft_wrap=True
+        f"{against}: {reference.suite} {reference.split}, {title(reference.metric)} {percent(reference.value)} of "
+        f"{reference.model}-{reference.digest}{before}, margin {100 * reference.margin:g} points",
+        soft_wrap=True,
     )
 
 

@@ -169,6 +169,7 @@ def update(
     tolerances: Mapping[str, float] | None = None,
     metric: str | None = None,
     protocol: str | None = None,
+    allow_lower: bool = True,
 ) -> Reference:
     """Make a run the reference. What is not given is kept from the file that is replaced, if there is one.
 
@@ -179,9 +180,11 @@ def update(
         tolerances: Limits of new / old by speed figure; see ``gate_speed``.
         metric: Flat name of the judged metric.
         protocol: One that the run is scored under; its own by default.
+        allow_lower: Replace a reference whose judged metric is higher, or that judges another metric or protocol.
 
     Raises:
-        UsageError: The metric, margin or a tolerance does not fit the run, or the old file is of another split.
+        UsageError: The metric, margin or a tolerance does not fit the run, the old file is of another split, or the
+            run would lower the reference and ``allow_lower`` is False.
         DataError: The run is damaged or incomplete, or the old file is not a reference.
     """
     old = read_reference(path) if path.exists() else None
@@ -197,8 +200,20 @@ def update(
         tolerances=tolerances if tolerances is not None else old.tolerances if old else {},
         metric=metric if metric is not None else old.metric if old else "ciou",
     )
+    if old is not None and not allow_lower:
+        _refuse_lower(old, reference, path)
     write_reference(path, reference)
     return reference
+
+
+def _refuse_lower(old: Reference, new: Reference, path: Path) -> None:
+    if (old.metric, old.protocol) != (new.metric, new.protocol):
+        change = f"judge {title(new.metric)} ({new.protocol}) instead of {title(old.metric)} ({old.protocol})"
+    elif old.value is not None and (new.value is None or new.value < old.value):
+        change = f"lower {title(new.metric)} from {percent(old.value)} to {percent(new.value)}"
+    else:
+        return
+    raise UsageError(f"{path}: the update would {change}", "add --yes to replace the reference all the same")
 
 
 def judge(run: ScoredRun, reference: Reference, path: Path, *, draws: int = DRAWS, seed: int = 0) -> Verdict:

@@ -24,6 +24,7 @@ from lens_bench.run.files import JsonObject, read_json
 from lens_bench.scoring.metrics import Metrics, same_figures, summarise
 from lens_bench.scoring.protocols import PROTOCOLS
 from lens_bench.scoring.ratios import ratios
+from lens_bench.scoring.table import ScoreTable
 from lens_bench.scoring.verify import check_scores
 
 DEFAULT_MARGIN = 0.005  # half a point of cIoU
@@ -161,6 +162,12 @@ class Reference(_Strict):
     def _tolerances(self) -> Reference:
         check_tolerances(self.tolerances)
         return self
+
+    @property
+    def value(self) -> float | None:
+        """The judged metric of the reference, as a fraction."""
+        ratio = ratios(ScoreTable.of(self.samples.scores()), PROTOCOLS[self.protocol]).get(self.metric)
+        return None if ratio is None else ratio.value
 
 
 def make_reference(

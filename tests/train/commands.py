@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from lens_bench.cli import app
+from lens_bench.cli.app import app
 from lens_bench.train.config import TrainRecipe
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lens_bench.cli import app
+from lens_bench.cli.app import app
 from lens_bench.errors import UsageError
 from lens_bench.registry import find_model
 from lens_bench.train.loop import Where, train

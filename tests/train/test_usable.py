@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lens_bench import masks
-from lens_bench.cli import app
+from lens_bench.cli.app import app
 from lens_bench.data.split import open_split
 from lens_bench.errors import RunError
 from lens_bench.registry import find_suite

@@ -15,10 +15,11 @@ from pathlib import Path
 from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_json
 from lens_bench.train.checkpoint import FINAL, checkpoints, step_of
-from lens_bench.train.config import Optimiser, TrainRecipe
+from lens_bench.train.config import Optimiser, TrainRecipe, without_folder
 from lens_bench.train.curriculum import MEASURED
 from lens_bench.train.durable import steps_done, write_text
 from lens_bench.train.log import LOG_NAME, read_log
+from lens_bench.train.rewards import reward_digests
 from lens_bench.train.schedule import rate_share
 from lens_bench.train.usable import LEFT_OUT
 
@@ -55,6 +56,11 @@ class Begun:
     start: str | None = None
     counts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
+    @property
+    def rewards(self) -> dict[str, str]:
+        """SHA-256 of the files that rewards come from. They may change, so that a mistake in one can be put right."""
+        return reward_digests(self.recipe)
+
 
 def require_same(folder: Path, now: Begun) -> None:
     """Check that a stage continues with what it was begun with; anything may begin where no step was done.
@@ -79,24 +85,26 @@ def write_down(folder: Path, now: Begun) -> None:
     """Say in ``recipe.json`` what a stage is begun with, or which of the free settings it continues with."""
     path = folder / BEGUN
     if path.is_file() and _has_steps(folder):
-        _note_changes(path, now.recipe, _step(folder))
+        _note_changes(path, now, _step(folder))
         return
     content = {"recipe": now.recipe.model_dump(mode="json"), "data": dict(now.data or {}), "start": now.start}
     content["counts"] = {name: dict(counts) for name, counts in now.counts.items()}
+    content["rewards"] = now.rewards
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def _note_changes(path: Path, recipe: TrainRecipe, step: int) -> None:
-    then, now = _read(path), recipe.model_dump(mode="json")
-    before, after = _flat(_filled(then["recipe"])), _flat(now)
+def _note_changes(path: Path, begun: Begun, step: int) -> None:
+    then, now, files = _read(path), begun.recipe.model_dump(mode="json"), begun.rewards
+    before = _flat(_filled(then["recipe"])) | _flat(then.get("rewards", {}), "rewards")
+    after = _flat(now) | _flat(files, "rewards")
     keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     if not keys:
         return
     earlier = then.get("changes")
     change = {"step": step, "settings": {key: {"from": before.get(key), "to": after.get(key)} for key in keys}}
     changes = [*(earlier if isinstance(earlier, list) else []), change]
-    write_text(path, json.dumps({**then, "recipe": now, "changes": changes}, indent=1) + "\n")
+    write_text(path, json.dumps({**then, "recipe": now, "rewards": files, "changes": changes}, indent=1) + "\n")
 
 
 def _has_steps(folder: Path) -> bool:
@@ -172,7 +180,7 @@ def _differences(then: Mapping[str, object], now: Begun) -> list[tuple[str, obje
     """What differs, with both values."""
     start = then.get("start")
     compared = isinstance(start, str) and now.start is not None
-    before, after = _flat(_filled(then["recipe"])), _flat(now.recipe.model_dump(mode="json"))
+    before, after = _placeless(_filled(then["recipe"])), _placeless(now.recipe.model_dump(mode="json"))
     # The same weights may have been moved; where they were not looked at, the place stands for them.
     free = (*FREE, *(_PLACES if compared else ()), *(_LENGTH if _grew(before, after) else ()))
     keys = [key for key in sorted(before.keys() | after.keys()) if not any(_is_in(key, name) for name in free)]
@@ -205,6 +213,15 @@ def _filled(recipe: object) -> object:
         return TrainRecipe.model_validate(recipe).model_dump(mode="json")
     except ValueError:
         return recipe
+
+
+def _placeless(recipe: object) -> dict[str, object]:
+    """A recipe's settings; of the files of rewards without the folders, which say nothing of what is in them."""
+    found = _flat(recipe)
+    rewards = found.get("grpo.rewards")
+    if isinstance(rewards, list):
+        found["grpo.rewards"] = [{**r, "name": without_folder(str(r.get("name")))} for r in rewards]
+    return found
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

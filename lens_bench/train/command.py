@@ -17,6 +17,7 @@ from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
+from lens_bench.train.rewards import require_rewards
 from lens_bench.train.signals import Signals
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def train_command(
             "--gpus is for --dry-run; a training has as many processes as it is launched with",
             f"accelerate launch --num_processes {gpus} --no_python lens-bench train {name}",
         )
+    for job in jobs:
+        require_rewards(job.recipe)  # of every stage: a chain should not end at its last one
     if dry_run:
         for job in jobs:
             _show_plan(job, data_root, gpus)

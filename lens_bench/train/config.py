@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -206,10 +208,20 @@ class Mask(_Part):
     correctness: Literal["none", "box"] = "none"
 
 
-class RewardConfig(_Part):
-    """One reward: ``format``, ``box``, ``mask``, or the dotted path of a function with TRL's signature.
+_IN_FILE = re.compile(r"(?P<file>.*\.py):(?P<function>[A-Za-z_]\w*)")
 
-    ``power`` and ``threshold`` shape IoUs; ``kind`` is the wanted format.
+
+def without_folder(reward: str) -> str:
+    """The name of a reward; of ``folder/file.py:function`` without the folder."""
+    found = _IN_FILE.fullmatch(reward)
+    return f"{Path(found['file']).name}:{found['function']}" if found else reward
+
+
+class RewardConfig(_Part):
+    """One reward: ``format``, ``box``, ``mask``, or a function with TRL's signature.
+
+    A function is named by ``file.py:function``, relative to the recipe's folder, or by its dotted path. ``power`` and
+    ``threshold`` shape IoUs; ``kind`` is the wanted format.
     """
 
     name: str
@@ -220,14 +232,30 @@ class RewardConfig(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> RewardConfig:
-        if self.name not in ("format", "box", "mask") and "." not in self.name:
-            raise ValueError(f"no reward {self.name!r}: format, box, mask, or a dotted path")
-        return self
+        if self.name in ("format", "box", "mask") or self.is_user:
+            return self
+        raise ValueError(f"no reward {self.name!r}: format, box, mask, file.py:function or package.module.function")
+
+    @property
+    def is_user(self) -> bool:
+        """Whether it is a function of the user's own."""
+        return self.source is not None or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", self.name) is not None
+
+    @property
+    def source(self) -> tuple[Path, str] | None:
+        """File and function of a reward that is named by a file."""
+        found = _IN_FILE.fullmatch(self.name)
+        return (Path(found["file"]), found["function"]) if found else None
 
     @property
     def label(self) -> str:
-        """Its name in the log."""
-        return f"{self.name}>{self.threshold:g}" if self.threshold is not None else self.name
+        """Its name in the log and in messages."""
+        return f"{self.base}>{self.threshold:g}" if self.threshold is not None else self.base
+
+    @property
+    def base(self) -> str:
+        """Its name; of a file without the folder."""
+        return without_folder(self.name)
 
 
 class Grpo(_Part):

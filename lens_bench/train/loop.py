@@ -35,6 +35,7 @@ from lens_bench.train.meter import summed
 from lens_bench.train.parameters import require_gradients
 from lens_bench.train.policy import Policy
 from lens_bench.train.progress import Progress
+from lens_bench.train.rewards import require_rewards
 from lens_bench.train.schedule import set_rates
 from lens_bench.train.shards import full
 from lens_bench.train.stages import make_evaluator, make_objective
@@ -82,6 +83,7 @@ def train(recipe: TrainRecipe, where: Where, progress: Progress, prepare: Callab
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     require_trackers(recipe.runtime.report_to)
+    require_rewards(recipe)
     accelerator = make_accelerator(recipe)
     with ExitStack() as held:
         agreed(accelerator, lambda: held.enter_context(FolderLock(where.out, where.out / LOCK)))

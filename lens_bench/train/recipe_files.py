@@ -1,8 +1,8 @@
 """Recipes as files: by name or path, based on one another, with overrides.
 
 A recipe is a YAML file under ``recipes/`` or a path of the user's. ``base: NAME`` takes another recipe and overrides
-it. A recipe with ``chain`` trains several one after another, each from the last one's result. Paths in a file are
-relative to its folder.
+it. A recipe with ``chain`` trains several one after another, each from the last one's result. Paths of recipes and of
+rewards in a file are relative to its folder; in a setting they are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load_recipe(
         key, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: expected key=value", "e.g. --set optimiser.steps=100")
-        override(fields, key, _value(text, setting))
+        override(fields, key, _placed(_value(text, setting), Path()))
     return validated(fields, reference)
 
 
@@ -88,7 +88,7 @@ def _fields(reference: str, seen: tuple[Path, ...] = ()) -> dict[str, object]:
         )
     if path.resolve() in seen:
         raise UsageError(f"recipe {reference} is based on itself")
-    fields = load_yaml(path)
+    fields = {key: _placed(value, path.parent) for key, value in load_yaml(path).items()}
     chain = fields.get("chain")
     for link in chain if isinstance(chain, list) else []:
         if isinstance(link, dict) and isinstance(link.get("recipe"), str):
@@ -106,6 +106,20 @@ def _is_path(reference: str) -> bool:
 def _beside(file: Path, reference: str) -> str:
     """A recipe that a file refers to: a name as it is, a path from the file's folder."""
     return str(file.parent / reference) if _is_path(reference) else reference
+
+
+def _placed(value: object, folder: Path) -> object:
+    """A value in which rewards that are named by a file have its whole path, so that it is found from anywhere."""
+    if isinstance(value, list):
+        return [_placed(inner, folder) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _placed(inner, folder) for key, inner in value.items()}
+    name = found.get("name")
+    file, colon, function = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if colon and file.endswith(".py"):
+        found["name"] = f"{(folder / Path(file).expanduser()).resolve()}:{function}"
+    return found
 
 
 def merged(base: dict[str, object], over: Mapping[str, object]) -> dict[str, object]:

@@ -1,15 +1,16 @@
 """Rewards: pure and total functions of an answer and its mask, and rewards of the user's own.
 
 Every built-in reward gives a number in [0, 1] for any string, any box and any mask. A reward of the user's own is a
-function with TRL's signature, named by its dotted path. Called with ``prompts``, ``completions``, ``completion_ids``
-and ``COLUMNS``, all by name and all lists of the same length, it gives one number or None per completion; what it does
-not look at it may leave to ``**kwargs``. None means that it has no opinion, and is not 0: see ``Rewards.total``. One
-that never looks at ``mask_iou`` may say so with the attribute ``reads_masks = False``, so that training without a mask
-loss decodes no masks.
+function with TRL's signature, named by its file or its dotted path. Called with ``prompts``, ``completions``,
+``completion_ids`` and ``COLUMNS``, all by name and all lists of the same length, it gives one number or None per
+completion; what it does not look at it may leave to ``**kwargs``. None means that it has no opinion, and is not 0: see
+``Rewards.total``. One that never looks at ``mask_iou`` may say so with the attribute ``reads_masks = False``, so that
+training without a mask loss decodes no masks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import math
@@ -22,9 +23,10 @@ from lens_bench import masks
 from lens_bench.answers import box_in_image, first_box
 from lens_bench.errors import RunError, UsageError
 from lens_bench.records import Box, Size
+from lens_bench.registry import import_file, suggest
 
 if TYPE_CHECKING:
-    from lens_bench.train.config import RewardConfig
+    from lens_bench.train.config import RewardConfig, TrainRecipe
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _BOX = rf"[\[(]\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,\s*{_NUMBER}\s*,?\s*[\])]"
@@ -126,7 +128,8 @@ class Rewards:
         reads_masks: Whether any of them looks at masks.
 
     Raises:
-        UsageError: A dotted path names no function, or one that does not take what rewards are told.
+        UsageError: A reward of the user's own cannot be imported, is no function, or does not take what rewards are
+            told.
     """
 
     def __init__(self, configs: Sequence[RewardConfig]) -> None:
@@ -135,7 +138,7 @@ class Rewards:
         times = [labels[: n + 1].count(label) for n, label in enumerate(labels)]
         self.names = tuple(f"{label}#{n}" if n > 1 else label for label, n in zip(labels, times, strict=True))
         self._configs = dict(zip(self.names, counted, strict=True))
-        self._user = {c.name: _resolve(c.name) for c in counted if "." in c.name}
+        self._user = {c.name: _resolve(c) for c in counted if c.is_user}
         self.may_abstain = bool(self._user)
         self.largest = sum(c.weight for c in counted if c.weight > 0)
         self.reads_masks = "mask" in (c.name for c in counted) or any(
@@ -160,17 +163,18 @@ class Rewards:
 
     def _one(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:
         if config.name in self._user:
-            return self._ask(config.name, judged)
+            return self._ask(config, judged)
         if config.name == "format":
             return [format_reward(j.text, config.kind) for j in judged]
         if config.name == "box":
             return [box_reward(j.box, j.truth, config.power, config.threshold) for j in judged]
         return [mask_reward(j.mask_iou, config.power, config.threshold) for j in judged]
 
-    def _ask(self, name: str, judged: Sequence[Judged]) -> list[float]:
+    def _ask(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:
+        name, function = config.base, self._user[config.name]
         columns = {key: [j.columns.get(key) for j in judged] for key in COLUMNS}
         try:
-            found: object = self._user[name](
+            found: object = function(
                 prompts=[j.prompt for j in judged],
                 completions=[j.text for j in judged],
                 completion_ids=[list(j.ids) for j in judged],
@@ -231,19 +235,57 @@ def _called(found: object) -> str:
     return f"{' '.join(repr(found).split())[:60]} ({type(found).__name__})"
 
 
-def _resolve(path: str) -> UserReward:
-    module, _, name = path.rpartition(".")
+def require_rewards(recipe: TrainRecipe) -> None:
+    """Check a recipe's rewards before anything is made or loaded for it.
+
+    Raises:
+        UsageError: See ``Rewards``.
+    """
+    if recipe.grpo is not None:
+        Rewards(recipe.grpo.rewards)
+
+
+def reward_digests(recipe: TrainRecipe) -> dict[str, str]:
+    """SHA-256 of the file of every reward that is named by one, by its place in ``grpo.rewards``.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    found: dict[str, str] = {}
+    for place, config in enumerate(recipe.grpo.rewards if recipe.grpo is not None else ()):
+        if config.source is not None:
+            try:
+                content = config.source[0].read_bytes()
+            except OSError as error:
+                raise UsageError(f"reward {config.base}: {config.source[0]}: {error.strerror}") from None
+            found[f"{place} {config.base}"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _resolve(config: RewardConfig) -> UserReward:
+    if config.source is not None:
+        file, name = config.source
+        if not file.is_file():
+            raise UsageError(f"reward {config.base}: there is no file {file}", "paths are relative to the recipe")
+    else:
+        place, _, name = config.name.rpartition(".")
     try:
-        found: object = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"reward {path} cannot be imported: {error}", "expected package.module.function") from None
+        module = importlib.import_module(place) if config.source is None else import_file(file)
+    except (Exception, SystemExit) as error:  # the user's own code: it may raise anything
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        hint = "rewards.py:function names a file beside the recipe" if config.source is None else "--debug shows where"
+        raise UsageError(f"reward {config.base} cannot be imported: {what}", hint) from error
+    found: object = getattr(module, name, None)
     if not callable(found):
-        raise UsageError(f"reward {path} is not a function")
-    _check_takes(path, found)
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        hint = suggest(name, functions) or f"functions there: {', '.join(functions) or 'none'}"
+        what = "is not a function" if found is not None else f"is not in {module.__file__ or place}"
+        raise UsageError(f"reward {config.base} {what}", hint)
+    _check_takes(config.base, found)
     return cast("UserReward", cast("Callable[..., Sequence[float | None]]", found))
 
 
-def _check_takes(path: str, function: Callable[..., object]) -> None:
+def _check_takes(label: str, function: Callable[..., object]) -> None:
     """Refuse a function that could not be called, before anything is loaded for it."""
     try:
         signature = inspect.signature(function)
@@ -253,5 +295,5 @@ def _check_takes(path: str, function: Callable[..., object]) -> None:
         signature.bind(**dict.fromkeys(("prompts", "completions", "completion_ids", *COLUMNS)))
     except TypeError as error:
         raise UsageError(
-            f"reward {path} does not take what rewards are told: {error}", "e.g. def reward(completions, **kwargs)"
+            f"reward {label} does not take what rewards are told: {error}", "e.g. def reward(completions, **kwargs)"
         ) from None

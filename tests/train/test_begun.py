@@ -161,7 +161,7 @@ def test_a_training_that_was_begun_with_runtime_tensorboard_goes_on(asked: bool,
     content["recipe"]["runtime"]["tensorboard"] = asked
     path.write_text(json.dumps(content))
     assert run(recipe)[1].begun == 2
-    content["recipe"]["runtime"]["precision"] = "bf16"
+    content["recipe"]["seed"] = 5
     path.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match=r"another recipe\.runtime\.precision"):
+    with pytest.raises(UsageError, match=r"another recipe\.seed"):
         run(recipe)

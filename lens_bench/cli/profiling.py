@@ -35,8 +35,8 @@ Duration = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="Seconds that each figure is measured for, at least 3 calls (offline) or 10 (single-stream). A trial of "
-        "server lasts up to 30 times as long where its percentile needs it.",
+        help="Seconds that each figure is measured for, at least 3 calls (offline) or 10 (single-stream). A server "
+        "trial lasts up to 30 times as long if its percentile needs more requests.",
     ),
 ]
 BatchSizes = Annotated[

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_json
 from lens_bench.train.checkpoint import FINAL, checkpoints, step_of
 from lens_bench.train.config import Optimiser, TrainRecipe, without_folder
 from lens_bench.train.curriculum import MEASURED
-from lens_bench.train.durable import steps_done, write_text
+from lens_bench.train.durable import steps_done
 from lens_bench.train.log import LOG_NAME, read_log
 from lens_bench.train.rewards import reward_digests
 from lens_bench.train.schedule import rate_share

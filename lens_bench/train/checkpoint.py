@@ -79,6 +79,7 @@ class Keeper:
         zero = layout() == "deepspeed"
         if zero:
             self._accelerator.save_state(str(part / ZERO))
+            self._accelerator.wait_for_everyone()  # every rank writes files that the first one seals
         moments = None if zero else whole_state(made.optimiser, keep=first)
 
         def write() -> None:
@@ -172,7 +173,8 @@ class Keeper:
         part = target.with_name(f".{target.name}.part")
 
         def make() -> None:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in self.folder.glob(".*.part"):  # of killed writes: the folder is locked, so nobody writes now
+                shutil.rmtree(left, ignore_errors=True)
             part.mkdir(parents=True)
 
         agreed(self._accelerator, make)

@@ -62,7 +62,7 @@ def train_command(
         gpus: How many the estimate is for.
         paper_data: Do not leave out training images that occur in evaluation splits.
 
-    SIGTERM and SIGUSR1 end it behind the current step.
+    SIGTERM and SIGUSR1 end it after the current step.
 
     Raises:
         LensBenchError: See ``loop.train``.

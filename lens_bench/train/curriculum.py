@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import DataError
 from lens_bench.parsing import parse_json
 from lens_bench.train.data import Draw, failure_weights
 from lens_bench.train.draws import stream
-from lens_bench.train.durable import write_text
 from lens_bench.train.policy import Policy
 from lens_bench.train.progress import Progress
 from lens_bench.train.workshop import Objective, Workshop

@@ -23,16 +23,7 @@ from lens_bench.errors import CheckpointError, RunError
 from lens_bench.parsing import parse_json
 
 DIGESTS = "digests.json"
-_FETCH = "restore it from a copy, or train it anew with --fresh"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file: what is on the disk is the old content or the new, also after a power cut."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    _flush(part)
-    part.replace(path)
-    _flush(path.parent)
+_FETCH = "restore it from a copy, or train it again with --fresh"
 
 
 def seal(folder: Path, step: int) -> None:
@@ -41,8 +32,9 @@ def seal(folder: Path, step: int) -> None:
     for path in files:
         _flush(path)
     digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-    write_text(folder / DIGESTS, json.dumps({"step": step, "files": digests}, indent=1) + "\n")
-    for path in (path for path in folder.rglob("*") if path.is_dir()):
+    (folder / DIGESTS).write_text(json.dumps({"step": step, "files": digests}, indent=1) + "\n", encoding="utf-8")
+    _flush(folder / DIGESTS)
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         _flush(path)
 
 
@@ -58,12 +50,9 @@ def put_in_place(part: Path, target: Path) -> None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a sealed folder, in a few words; empty where nothing is.
-
-    A folder without digests, as earlier versions wrote them, is taken for good.
-    """
+    """What is wrong with a sealed folder, in a few words; empty where nothing is."""
     if not (folder / DIGESTS).exists():
-        return ""
+        return f"{DIGESTS} is missing"
     content = _read(folder)
     if content is None:
         return f"{DIGESTS} is not readable"
@@ -77,12 +66,12 @@ def damage(folder: Path) -> str:
 
 
 def require_intact(folder: Path) -> None:
-    """Check a folder against its digests, where it has some.
+    """Check a model's folder against its digests. One without them was not written by a training and is not checked.
 
     Raises:
         CheckpointError: A file is missing or is not what was written.
     """
-    if wrong := damage(folder):
+    if (folder / DIGESTS).exists() and (wrong := damage(folder)):
         raise CheckpointError(f"{folder} is damaged: {wrong}", _FETCH)
 
 

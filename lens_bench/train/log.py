@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lens_bench.atomic import write_text
 from lens_bench.errors import RunError
 from lens_bench.parsing import parse_json
-from lens_bench.train.durable import write_text
 from lens_bench.train.trackers import Tracker
 
 LOG_NAME = "train_log.jsonl"

@@ -58,7 +58,7 @@ class Where:
         out: Folder of the stage.
         data_root: Where suites lie.
         fresh: Throw away what is there and begin anew.
-        asked_to_stop: Whether to end behind the current step, on any of several ranks.
+        asked_to_stop: Whether to end after the current step; any rank may ask.
     """
 
     out: Path
@@ -257,18 +257,20 @@ class Training:
         self.last, self.saved = str(self.keeper.save(done)), done
 
     def _stop_if_asked(self, done: int = 0, log: TrainLog | None = None) -> None:
-        """End where a signal asked any rank for it, with a checkpoint of the steps done.
+        """Stop if a signal reached any rank, after a checkpoint of the steps done.
 
         Raises:
-            Preempted: It did.
+            Preempted: A signal came.
         """
         if not summed(self.accelerator, int(self.where.asked_to_stop())):
             return
         if done > self.saved:
             self._save(done, log)
         raise Preempted(
-            f"{self.recipe.name} was asked to stop and did, after step {done} of {self.recipe.optimiser.steps}",
-            f"the same command continues from {self.last}" if self.saved else "the same command begins again",
+            f"{self.recipe.name} was stopped by a signal after step {done} of {self.recipe.optimiser.steps}",
+            f"the same command continues from {self.last}"
+            if self.saved
+            else "the same command starts over: no step was done",
         )
 
     def _step(self, step: int, order: Order) -> dict[str, float]:

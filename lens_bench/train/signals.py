@@ -1,4 +1,4 @@
-"""Signals by which a scheduler asks a training to end: they are noted, and the loop ends behind its step."""
+"""Signals by which a scheduler asks a training to stop: they are noted, and the loop stops after its step."""
 
 from __future__ import annotations
 

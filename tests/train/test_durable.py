@@ -49,7 +49,12 @@ def unreadable(folder: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
-@pytest.mark.parametrize("harm", [zeroed, flipped, lost, unreadable])
+def unsealed(folder: Path) -> None:
+    """Without digests nothing could be checked."""
+    (folder / "digests.json").unlink()
+
+
+@pytest.mark.parametrize("harm", [zeroed, flipped, lost, unreadable, unsealed])
 def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(harm: Callable[[Path], None], run: Run) -> None:
     recipe = tiny_recipe("supervised", OVER)
     whole, _ = run(recipe, "whole")
@@ -96,11 +101,18 @@ def test_a_damaged_result_is_made_anew_and_nothing_starts_from_one(run: Run) -> 
     assert (result / "model.safetensors").read_bytes() == kept
 
 
-def test_a_checkpoint_of_an_earlier_version_has_no_digests(run: Run) -> None:
+def test_what_killed_writes_left_is_removed(run: Run) -> None:
     recipe = tiny_recipe("supervised", OVER)
     folder, _ = run(recipe, kill_at=2)
-    (folder / "checkpoint-00000001" / "digests.json").unlink()
-    assert run(recipe)[1].begun == 1
+    (folder / ".checkpoint-00000009.part").mkdir()
+    run(recipe)
+    assert not list(folder.glob(".*.part"))
+
+
+def test_a_start_from_elsewhere_has_no_digests(run: Run) -> None:
+    result, _ = run(tiny_recipe("supervised", OVER), "first")
+    (result / "digests.json").unlink()
+    run(tiny_recipe("supervised", {"model": {"fresh": None, "checkpoint": str(result)}}), "second")
 
 
 def test_files_reach_the_disk_before_their_folder_gets_its_name(

@@ -61,7 +61,7 @@ def test_asked_to_stop_and_resumed_is_uninterrupted(
     capsys.readouterr()
     assert command(recipe, tmp_path / "parts", data_root) == AGAIN
     said = " ".join(capsys.readouterr().err.split())
-    assert "was asked to stop and did, after step 2 of 5" in said
+    assert "was stopped by a signal after step 2 of 5" in said
     assert "the same command continues from" in said and "checkpoint-00000002" in said
     assert [signal.getsignal(one) for one in ASKING] == before
     assert [path.name for path in checkpoints(tmp_path / "parts")] == ["checkpoint-00000002"]

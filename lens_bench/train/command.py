@@ -184,13 +184,13 @@ def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:
 
 def _show_plan(job: Job, data_root: Path, gpus: int) -> None:
     from lens_bench.train.memory import CARDS_GB
-    from lens_bench.train.plan import in_human_time, make_plan
+    from lens_bench.train.plan import human_range, in_human_time, make_plan
 
     root = data_place(job, data_root)
     plan = make_plan(job.recipe, root, gpus)
     trained = sum(plan.trainable.values())
     groups = ", ".join(f"{group} {number:,}" for group, number in plan.trainable.items())
-    fast, slow = (in_human_time(seconds) for seconds in plan.h100_seconds)
+    cluster = human_range(*plan.h100_seconds)
     cards = ", ".join(map(str, CARDS_GB))
     out.print(
         facts(
@@ -207,7 +207,7 @@ def _show_plan(job: Job, data_root: Path, gpus: int) -> None:
                 *((f"memory, {found.layout}", _memory_in_words(found, gpus)) for found in plan.memory),
                 ("", f"estimated per GPU; checked against cards of {cards} GB"),
                 ("time", f"about {in_human_time(plan.seconds)} on this machine, by the speed of a matrix product"),
-                ("", f"{fast} to {slow} on {gpus} H100, at 40 to 25 % of peak; sampling and waiting come on top"),
+                ("", f"{cluster} on {gpus} H100, at 40 to 25 % of peak; sampling and waiting come on top"),
                 *(("note", text) for text in plan.notes),
             ]
         )

@@ -122,6 +122,15 @@ def in_human_time(seconds: float) -> str:
     return _counted(seconds / (365.25 * 86400.0), "year")
 
 
+def human_range(low: float, high: float) -> str:
+    """Two durations in seconds: ``4 to 6 days``, ``50 minutes to 2 hours``."""
+    first, last = in_human_time(low), in_human_time(high)
+    if first == last:
+        return first
+    number, _, unit = first.rpartition(" ")
+    return f"{number} to {last}" if unit.rstrip("s") == last.rpartition(" ")[2].rstrip("s") else f"{first} to {last}"
+
+
 def _counted(number: float, unit: str) -> str:
     shown = f"{number:,.0f}" if number >= 9.5 else f"{number:.1f}".removesuffix(".0")
     return f"{shown} {unit}" if shown == "1" else f"{shown} {unit}s"

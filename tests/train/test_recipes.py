@@ -13,7 +13,7 @@ from lens_bench.lens.room import shortage
 from lens_bench.lens.sizes import lens_3b
 from lens_bench.train.command import plan_jobs
 from lens_bench.train.config import ChainRecipe, TrainRecipe
-from lens_bench.train.plan import in_human_time, make_plan
+from lens_bench.train.plan import human_range, in_human_time, make_plan
 from lens_bench.train.recipe_files import RECIPES, load_recipe, recipe_names, validated
 from lens_bench.train.schedule import rate_share
 from lens_bench.train.start import as_trained, random_start
@@ -314,6 +314,19 @@ def test_dry_run_takes_the_sizes_of_the_data(tmp_path: Path) -> None:
 )
 def test_durations_have_human_units(seconds: float, shown: str) -> None:
     assert in_human_time(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.1, 0.5, "less than a second"),
+        (4 * 86400, 6 * 86400, "4 to 6 days"),
+        (1.0, 2.0, "1 to 2 seconds"),
+        (3000.0, 7200.0, "50 minutes to 2 hours"),
+    ],
+)
+def test_a_range_of_times_names_a_unit_once(low: float, high: float, shown: str) -> None:
+    assert human_range(low, high) == shown
 
 
 @pytest.mark.parametrize("name", ["lens-3b-reasonseg", "lens-3b-reasonseg-cot"])

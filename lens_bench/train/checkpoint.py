@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +78,9 @@ class Keeper:
         part = self._begin(target)
         zero = layout() == "deepspeed"
         if zero:
-            self._accelerator.save_state(str(part / ZERO))
+            # On every rank. One that fails ends at once: the others wait inside of DeepSpeed and cannot be told.
+            with writing(target, None):
+                self._accelerator.save_state(str(part / ZERO))
             self._accelerator.wait_for_everyone()  # every rank writes files that the first one seals
         moments = None if zero else whole_state(made.optimiser, keep=first)
 
@@ -223,12 +225,11 @@ def _newest(folder: Path) -> tuple[str, list[str]]:
     for path in reversed(checkpoints(folder)):
         fault = damage(path)
         if not fault:
-            # Out of the way: else the rotation would keep it in place of a good one.
-            for bad in wrong:
-                aside = bad.with_name(f".{bad.name}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                bad.rename(aside)
-            return path.name, [f"{bad} is damaged ({why}); {path.name} is used" for bad, why in wrong.items()]
+            asides = _put_aside(folder, list(wrong))
+            return path.name, [
+                f"{bad} is damaged ({why}) and is put aside as {aside.name}; {path.name} is used"
+                for (bad, why), aside in zip(wrong.items(), asides, strict=True)
+            ]
         wrong[path] = fault
     if wrong:
         bad, why = next(iter(wrong.items()))
@@ -237,6 +238,14 @@ def _newest(folder: Path) -> tuple[str, list[str]]:
             "restore one from a copy, or begin anew with --fresh",
         )
     return "", []
+
+
+def _put_aside(folder: Path, damaged: Sequence[Path]) -> list[Path]:
+    """Rename damaged checkpoints, else the rotation would keep them in place of good ones; earlier ones are removed."""
+    if damaged:
+        for earlier in folder.glob(".checkpoint-*.damaged"):
+            shutil.rmtree(earlier, ignore_errors=True)
+    return [path.rename(path.with_name(f".{path.name}.damaged")) for path in damaged]
 
 
 # ---------------------------------------------------------------------------------------------- tensors

@@ -82,8 +82,12 @@ def steps_done(folder: Path) -> int | None:
 
 
 @contextmanager
-def writing(target: Path, part: Path) -> Iterator[None]:
+def writing(target: Path, part: Path | None) -> Iterator[None]:
     """Name what could not be written, and remove the part of it that was.
+
+    Args:
+        target: What is written, for the message.
+        part: Where; None where other processes still write there.
 
     Raises:
         RunError: The system refused, e.g. because the disk is full.
@@ -94,7 +98,8 @@ def writing(target: Path, part: Path) -> Iterator[None]:
         reason = _refusal(error)
         if reason is None:
             raise
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
         raise RunError(
             f"cannot write {target}: {reason}",
             "make room (saving.keep: fewer checkpoints); the same command continues from the last checkpoint",
@@ -109,6 +114,9 @@ def _refusal(error: BaseException) -> str | None:
             return os.strerror(found.errno)
         if isinstance(found, SafetensorError) and (number := re.search(r"os error (\d+)", str(found))):
             return os.strerror(int(number[1]))
+        # torch.save to a path, whose writer does not pass on what the system said.
+        if isinstance(found, RuntimeError) and "inline_container" in str(found):
+            return "a file could not be written in full"
         found = found.__cause__ or found.__context__
     return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from lens_bench.errors import CheckpointError, RunError
@@ -65,7 +66,21 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_one_is_used(harm: Call
     assert seen.begun == 2 and same(whole, parts)
     (note,) = [note for note in seen.notes if "damaged" in note]
     assert "checkpoint-00000003 is damaged (" in note and "checkpoint-00000002 is used" in note
+    assert "put aside as .checkpoint-00000003.damaged" in note and (folder / ".checkpoint-00000003.damaged").is_dir()
     assert [path.name[-1] for path in checkpoints(folder)] == ["1", "2", "3"]
+
+
+def test_what_was_put_aside_does_not_pile_up(run: Run) -> None:
+    recipe = tiny_recipe("supervised", {"optimiser": {"steps": 6}, "saving": {"every": 1, "keep": 9}})
+    folder, _ = run(recipe, kill_at=5)
+    for name in ("checkpoint-00000003", "checkpoint-00000004"):
+        zeroed(folder / name)
+    run(recipe, kill_at=4)
+    names = [f".checkpoint-0000000{step}.damaged" for step in (3, 4)]
+    assert sorted(path.name for path in folder.glob(".*.damaged")) == names
+    zeroed(checkpoints(folder)[-1])
+    run(recipe, kill_at=6)
+    assert [path.name for path in folder.glob(".*.damaged")] == names[:1]
 
 
 def test_a_damaged_one_does_not_take_the_place_of_a_good_one(run: Run) -> None:
@@ -175,6 +190,25 @@ def test_a_disk_that_is_full_is_one_line(
     # saving.keep, which the message advises, may change.
     assert command(file, tmp_path / "parts", data_root, "saving.keep=1") == 0
     assert same(whole, tmp_path / "parts" / "final")
+
+
+def test_a_disk_that_is_full_for_deepspeed_is_one_line(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DeepSpeed saves to paths, and torch's writer then does not say what the system said."""
+
+    def save_state(_: Accelerator, folder: str) -> None:
+        Path(folder).mkdir()
+        with largest_file(4096):
+            torch.save({"moments": torch.ones(4096)}, Path(folder) / "zero_pp_rank_0.pt")
+
+    monkeypatch.setattr("lens_bench.train.checkpoint.layout", lambda: "deepspeed")
+    monkeypatch.setattr(Accelerator, "save_state", save_state)
+    file = write_recipe(tiny_recipe("supervised", OVER), tmp_path / "recipe.yaml")
+    assert command(file, tmp_path / "out", data_root) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "cannot write" in said and "checkpoint-00000001: a file could not be written in full" in said
+    assert "saving.keep" in said and "Traceback" not in said and not checkpoints(tmp_path / "out")
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lens_bench.lens.recipe import Recipe
 from lens_bench.train.sizes import Count, Sizes
 from lens_bench.train.trackers import TrackerName
 
@@ -36,7 +37,8 @@ class ModelConfig(_Part):
         queries: Context queries of a fresh head.
         fresh: Sizes of a model that is trained from nothing, with its own tokenizer of words.
         like: Sizes of a checkpoint that is not there yet; only ``--dry-run`` looks at them.
-        prompt: Overrides of how the model is asked (``lens.recipe.Recipe``).
+        prompt: Overrides of how the model is asked (``lens.recipe.Recipe``). In a file, ``card: NAME`` takes what a
+            model's card says, in front of the other overrides (``recipe_files``).
         dtype: Precision of weights that are not trained; trained ones are kept in float32.
     """
 
@@ -49,6 +51,17 @@ class ModelConfig(_Part):
     like: Sizes | None = None
     prompt: dict[str, str | int | bool | None] = {}
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("prompt")
+    @classmethod
+    def _can_be_asked(cls, prompt: dict[str, str | int | bool | None]) -> dict[str, str | int | bool | None]:
+        """Keys, and the question's placeholder; what depends on the start's own fields is checked with it."""
+        for key in prompt:
+            if key not in Recipe.model_fields:
+                raise ValueError(f"there is no such key {key!r}: {', '.join(Recipe.model_fields)}, or card in a file")
+        if "{expression}" not in str(prompt.get("question", "{expression}")):
+            raise ValueError("question needs the placeholder {expression}")
+        return prompt
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelConfig:
@@ -162,7 +175,12 @@ class Batch(_Part):
 
 
 class Answer(_Part):
-    """What a perfect answer says: ``{box}``, ``{rationale}`` where data has it; in the box ``{x1}`` to ``{y2}``."""
+    """What a perfect answer says.
+
+    Attributes:
+        text: May name ``{box}``, ``{expression}``, and ``{rationale}``, which is empty where data has none.
+        box: May name ``{x1}``, ``{y1}``, ``{x2}``, ``{y2}``.
+    """
 
     text: str = "{box}"
     box: str = '[{{"bbox_2d": [{x1}, {y1}, {x2}, {y2}]}}]'
@@ -171,7 +189,7 @@ class Answer(_Part):
     @model_validator(mode="after")
     def _can_be_filled_in(self) -> Answer:
         # As supervised.answer_text does; an expression may come without a rationale.
-        _try(self.text, "text", {"rationale": "", "box": "a box"})
+        _try(self.text, "text", {"expression": "a thing", "rationale": "", "box": "a box"})
         _try(self.box, "box", dict.fromkeys(("x1", "y1", "x2", "y2"), 0))
         return self
 

@@ -150,7 +150,8 @@ def _lengths(recipe: TrainRecipe, shape: LensConfig, data: TrainingData | None) 
     sizes = [_USUAL_SIZE] if data is None else [unit.items[0].sample.truth.size for unit in data.units]
     image = _image_tokens(shape, sizes)
     question, members = len(shape.recipe.question) // _CHARACTERS_PER_TOKEN + 24, 1
-    answer = len(recipe.answer.text.replace("{rationale}", 20 * "word")) // _CHARACTERS_PER_TOKEN + 24
+    text = recipe.answer.text.replace("{rationale}", 20 * "word").replace("{expression}", 5 * "word")
+    answer = len(text) // _CHARACTERS_PER_TOKEN + 24
     if recipe.grpo is not None:
         members, answer = recipe.grpo.num_generations, min(answer, recipe.grpo.max_completion_length)
     elif recipe.data.unit == "image":

@@ -1,8 +1,9 @@
 """Recipes as files: by name or path, based on one another, with overrides.
 
 A recipe is a YAML file under ``recipes/`` or a path of the user's. ``base: NAME`` takes another recipe and overrides
-it. A recipe with ``chain`` trains several one after another, each from the last one's result. Paths of recipes and of
-rewards in a file are relative to its folder; in a setting they are relative to the working directory.
+it. A recipe with ``chain`` trains several one after another, each from the last one's result. ``card: NAME`` under
+``model.prompt`` asks as the card of a model does. Paths of recipes and of rewards in a file are relative to its folder;
+in a setting they are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 from lens_bench.errors import UsageError
 from lens_bench.fields import checked
 from lens_bench.heads import load_yaml
+from lens_bench.lens.recipe import Recipe
 from lens_bench.parsing import parse_yaml
-from lens_bench.registry import suggest
+from lens_bench.registry import find_model, suggest
 from lens_bench.train.config import AnyRecipe, ChainRecipe, TrainRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -41,7 +43,35 @@ def load_recipe(
         if not equals:
             raise UsageError(f"--set {setting}: expected key=value", "e.g. --set optimiser.steps=100")
         override(fields, key, _placed(_value(text, setting), Path()))
+    _ask_as_card(fields, reference)
     return validated(fields, reference)
+
+
+def _ask_as_card(fields: dict[str, object], where: str) -> None:
+    """Put what the model card named by ``model.prompt.card`` says in front of the other overrides of the prompt.
+
+    So a recipe asks what the card asks, and what was asked is written out in ``recipe.json``.
+
+    Raises:
+        UsageError: No such model, or its card does not say how a LENS is asked.
+    """
+    model = fields.get("model")
+    prompt = model.get("prompt") if isinstance(model, dict) else None
+    if not isinstance(prompt, dict) or "card" not in prompt:
+        return
+    name, own = prompt["card"], {key: value for key, value in prompt.items() if key != "card"}
+    if name is None:
+        override(fields, "model.prompt", own)
+        return
+    key = f"recipe {where}: model.prompt.card"
+    try:
+        card = find_model(str(name))
+    except UsageError as error:
+        raise UsageError(f"{key}: {error.message}", error.hint) from None
+    said = {arg: spec.default for arg, spec in card.args.items() if arg in Recipe.model_fields}
+    if "question" not in said:
+        raise UsageError(f"{key}: the card of {name} does not say how a LENS is asked", "it has no argument question")
+    override(fields, "model.prompt", {**said, **own})
 
 
 def validated(fields: Mapping[str, object], where: str) -> AnyRecipe:

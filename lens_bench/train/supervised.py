@@ -112,7 +112,7 @@ class Supervised:
             shop = self._shop
             coordinates = shop.lens.config.recipe.coordinates
             box = truth_of(item.sample.truth).box
-            text = answer_text(shop.recipe.answer, item.rationale, box, prepared, coordinates)
+            text = answer_text(shop.recipe.answer, item, box, prepared, coordinates)
             ids = (*shop.tokenizer.encode(text), shop.lens.config.ends[0])
             self._segments[key] = Segment(shop.prompter.after(item.sample.expression), ids)
         return self._segments[key]
@@ -139,11 +139,12 @@ class Supervised:
 # ---------------------------------------------------------------------------------------------- answers
 
 
-def answer_text(answer: Answer, rationale: str, box: Box | None, prepared: Prepared, frame: Frame) -> str:
-    """The perfect answer about a box of the original image."""
+def answer_text(answer: Answer, item: Item, box: Box | None, prepared: Prepared, frame: Frame) -> str:
+    """The perfect answer to an expression about a box of the original image."""
     corners = whole_numbers(box or (0.0, 0.0, 0.0, 0.0), prepared.original, prepared.seen, frame)
     x1, y1, x2, y2 = (answer.step * round(value / answer.step) for value in corners)
-    return answer.text.format(rationale=rationale, box=answer.box.format(x1=x1, y1=y1, x2=x2, y2=y2)).strip()
+    said = answer.box.format(x1=x1, y1=y1, x2=x2, y2=y2)
+    return answer.text.format(expression=item.sample.expression, rationale=item.rationale, box=said).strip()
 
 
 def coordinate_ids(shop: Workshop, step: int) -> tuple[int, ...]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from lens_bench.answers import SaidBox, first_box
 from lens_bench.errors import UsageError
-from lens_bench.lens.images import Patching
+from lens_bench.lens.images import Patching, Prepared
 from lens_bench.lens.room import shortage
 from lens_bench.lens.sizes import lens_3b
+from lens_bench.records import GroundTruth, Sample
+from lens_bench.registry import find_model
 from lens_bench.train.command import plan_jobs
-from lens_bench.train.config import ChainRecipe, TrainRecipe
+from lens_bench.train.config import Answer, ChainRecipe, TrainRecipe
+from lens_bench.train.data import Item
 from lens_bench.train.plan import human_range, in_human_time, make_plan
 from lens_bench.train.recipe_files import RECIPES, load_recipe, recipe_names, validated
 from lens_bench.train.schedule import rate_share
 from lens_bench.train.start import as_trained, random_start
+from lens_bench.train.supervised import answer_text
 
 from .conftest import tiny_recipe
 from .own_set import write_own_set
@@ -130,11 +137,13 @@ def test_what_does_not_fit_is_refused(settings: list[str], message: str) -> None
         (["optimiser.betas=[0.9, -1]"], r"optimiser\.betas\.1: "),
         (["optimiser.epsilon=-1"], r"optimiser\.epsilon: .*greater than 0"),
         (["optimiser.rates={}"], r"optimiser\.rates: .*at least 1"),
-        (['answer.text="{foo}"'], r"answer: text cannot be filled in: '\{foo\}' may name \{rationale\}, \{box\}"),
+        (['answer.text="{expresion} {box}"'], r"answer: text .*: '\{expresion\} \{box\}' may name \{expression\}"),
         (['answer.text="{rationale[0]}"'], "answer: text cannot be filled in"),
         (['answer.text="{"'], "answer: text cannot be filled in"),
         (['answer.text="{} {box}"'], "answer: text cannot be filled in"),
         (['answer.box="{x9}"'], r"answer: box cannot be filled in: .*\{x1\}, \{y1\}, \{x2\}, \{y2\}; a brace"),
+        (["model.prompt.question=the {expresion}"], r"model\.prompt: question needs the placeholder \{expression\}"),
+        (["model.prompt.qestion=x"], r"model\.prompt: there is no such key 'qestion'"),
         (["answer.box='{\"bbox_2d\": [{x1}, {y1}, {x2}, {y2}]}'"], "a brace that is meant as one is doubled"),
     ],
 )  # fmt: skip
@@ -339,6 +348,52 @@ def test_reasonseg_recipes_have_room_for_their_answers(name: str) -> None:
     text = len(asked.question) // 3 + 80  # more tokens than any question of ReasonSeg needs
     sizes = [(683, 1024), (1024, 1024), (3000, 4000), (300, 200), (640, 640)]
     assert shortage(sizes, asked, Patching(), text, recipe.grpo.max_completion_length) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "card"),
+    [
+        ("lens-3b-stage1", "lens-3b"),
+        ("lens-3b-stage2", "lens-3b"),
+        ("sft-3b", "lens-3b"),
+        ("lens-3b-reasonseg", "lens-3b-reasonseg"),
+        ("lens-3b-reasonseg-cot", "lens-3b-reasonseg-cot"),
+    ],
+)
+def test_recipes_ask_what_the_card_of_their_model_asks(recipe: str, card: str) -> None:
+    asked = as_trained(lens_3b(), single(recipe).model).recipe
+    for name in ("question", "sizing", "max_pixels", "longest_side", "sam_resize", "coordinates", "strip_caption"):
+        assert getattr(asked, name) == find_model(card).args[name].default, name
+
+
+def test_a_recipe_may_ask_as_a_card_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "asker").mkdir()
+    (tmp_path / "asker" / "model.yaml").write_text(
+        "name: asker\ntitle: A\nsummary: S\nadapter: a.py:A\nargs:\n"
+        "  question: {default: 'Where is {expression}?', help: h}\n  rows: {default: 3, help: h}\n"
+    )
+    found = single("lens-3b-reasonseg", f"model.prompt.card={tmp_path}/asker")
+    # Overrides of the recipe stand behind what the card says; arguments that are no prompt are left out.
+    assert found.model.prompt == {"question": "Where is {expression}?", "max_length": 1024}
+    assert single("lens-3b-reasonseg", "model.prompt.card=null").model.prompt == {"max_length": 1024}
+    with pytest.raises(UsageError, match=r"model\.prompt\.card: there is no model 'lens-3b-reasonsg'") as caught:
+        load_recipe("lens-3b-reasonseg", ["model.prompt.card=lens-3b-reasonsg"])
+    assert "did you mean lens-3b-reasonseg" in caught.value.hint
+    with pytest.raises(UsageError, match="sam3-text does not say how a LENS is asked"):
+        load_recipe("lens-3b-reasonseg", ["model.prompt.card=sam3-text"])
+
+
+def test_the_released_forced_answer_can_be_written() -> None:
+    # The example of docs/training.md, and what trainer_stage1.py writes for a box in the pixels of the resized image.
+    docs = (RECIPES.parents[2] / "docs" / "training.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(base: lens-3b-stage1\n.*?)```", docs, re.DOTALL)[0])
+    answer = Answer(**example["answer"])
+    sample = Sample("s", "i", Path("i.jpg"), "the {red} bird", GroundTruth((100, 200)))
+    nothing = torch.zeros(0)
+    prepared = Prepared(nothing, (1, 1, 1), seen=(200, 400), original=(100, 200), square=nothing)
+    text = answer_text(answer, Item(sample, "i"), (10.0, 20.0, 50.0, 60.0), prepared, "pixels")
+    assert text == "<|object_ref_start|>the {red} bird.<|object_ref_end|><|box_start|>(20,40),(100,120)<|box_end|>"
+    assert first_box(text) == SaidBox((20, 40, 100, 120), "pixels")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ _CLASSES = {
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
 }
+# Elements that are in float64 at once while weights are compared: 32 MB.
+_PIECE = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +267,27 @@ def _differing(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         (own,) = packing.hf_to_vllm_mapper.apply_list([name])
         held = ".".join(merged.get(part, part) for part in own.split("."))
         total, size = sent.get(held, (0.0, 0.0))
-        values = tensor.double()
-        sent[held] = (total + float(values.sum()), size + float(values.abs().sum()))
+        more, larger = _sums(tensor)
+        sent[held] = (total + more, size + larger)
     have = dict(model.named_parameters(remove_duplicate=False))
-    shown = {name: float(have[name].detach().double().sum()) for name in sent if name in have and have[name].numel()}
+    shown = {name: _sums(have[name])[0] for name in sent if name in have and have[name].numel()}
     if not shown:
         return list(sent)
     missing = [name for name in sent if name not in have]
     close = {n for n, value in shown.items() if math.isclose(value, sent[n][0], abs_tol=1e-9 * sent[n][1] + 1e-12)}
     return missing + [name for name in shown if name not in close]
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    """Sums over all elements and over their magnitudes, in float64, of which only a piece is in memory at once."""
+    import torch
+
+    total = size = 0.0
+    for piece in torch.split(tensor.detach().flatten(), _PIECE):
+        values = piece.double()
+        total += float(values.sum())
+        size += float(values.abs().sum())
+    return total, size
 
 
 def _start(folder: Path, settings: VllmSettings) -> LLM:

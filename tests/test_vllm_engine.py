@@ -6,12 +6,14 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lens_bench import vllm_engine
 from lens_bench.errors import CheckpointError, RunError, UsageError
 from lens_bench.vllm_engine import VllmEngine, VllmSettings, _differing, check_parallel
 
@@ -114,3 +116,46 @@ def test_vllm_is_told_of_several_gpus(devices: int, tmp_path: Path, monkeypatch:
     if devices > 1:
         with pytest.raises(RunError, match="divided over 2 devices are not replaced"):
             engine.load({})
+
+
+# ---------------------------------------------------------------------------------------------- memory of comparing
+
+
+class Wide(TorchDispatchMode):
+    """Remembers the largest float64 tensor that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float64:
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_weights_are_summed_piece_by_piece(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedding of a large vocabulary is never there in float64 as a whole, and the sums are those of the whole."""
+    monkeypatch.setattr(vllm_engine, "_PIECE", 1000)
+    weight = torch.randn(70, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for tensor in (weight, weight.t(), weight[:, ::3]):
+        before = tensor.clone()
+        with Wide() as seen:
+            total, size = vllm_engine._sums(tensor)
+        whole = tensor.double()
+        assert total == pytest.approx(float(whole.sum()), abs=1e-12 * float(whole.abs().sum()))
+        assert size == pytest.approx(float(whole.abs().sum()), rel=1e-12)
+        assert torch.equal(tensor, before)
+        assert dtype == torch.float64 or 0 < seen.largest <= 1000
+
+
+def test_one_changed_element_of_a_large_weight_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_engine, "_PIECE", 1000)
+    held = Held({"embed": nn.Embedding(300, 20)})
+    sent = {"hub.embed.weight": held.get_parameter("embed.weight").detach().clone()}
+    assert _differing(held, sent) == []
+    sent["hub.embed.weight"][150, 3] += 1e-3
+    assert _differing(held, sent) == ["embed.weight"]
+    with Wide() as seen:
+        _differing(held, sent)
+    assert 0 < seen.largest <= 1000

@@ -17,7 +17,7 @@ from lens_bench.train.config import TrainRecipe
 from lens_bench.train.devices import autocast, layout, sharding
 from lens_bench.train.lora import inject
 from lens_bench.train.muon import MuonAdamW, split_matrices
-from lens_bench.train.parameters import freeze, optimiser_groups
+from lens_bench.train.parameters import freeze, fuses, optimiser_groups
 from lens_bench.train.pretrain import make_probe
 from lens_bench.train.shards import Twin, divide, frozen_towers
 from lens_bench.train.trainee import Outputs, Trainee, frozen_copy
@@ -57,6 +57,7 @@ def assemble(recipe: TrainRecipe, accelerator: Accelerator, lens: LensModel) -> 
     if kind != "fsdp":
         if kind == "deepspeed":
             _autocast(trainee, accelerator, recipe)
+        trainee.to(device)  # before its optimiser, which looks at where it is
         trained, optimiser = accelerator.prepare(trainee, _optimiser(trainee, recipe))
         return Assembly(trained, optimiser, reference, lens, nullcontext)
     whole = frozen_towers(lens, recipe.stage)
@@ -90,9 +91,12 @@ def _optimiser(trainee: Trainee, recipe: TrainRecipe) -> Optimizer:
     settings = recipe.optimiser
     groups = optimiser_groups(trainee.lens, trainee.probe, recipe)
     kind = MuonAdamW if settings.muon else AdamW
+    parameters = (parameter for parameter in trainee.parameters() if parameter.requires_grad)
     return kind(
         split_matrices(groups, settings.muon) if settings.muon else groups,
         betas=settings.betas,
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
+        # None: as torch chooses.
+        fused=True if fuses(parameters) else None,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from lens_bench.errors import RunError, UsageError
 from lens_bench.lens.modeling import LensModel
@@ -94,6 +94,12 @@ def optimiser_groups(model: LensModel, probe: nn.Module | None, recipe: TrainRec
         rate = max(rates.values())
         groups.append({"params": list(probe.parameters()), "name": "probe", "base_rate": rate, "lr": rate})
     return groups
+
+
+def fuses(parameters: Iterable[Tensor]) -> bool:
+    """Whether AdamW updates them in one kernel per group: all of them are on CUDA devices, and there are some."""
+    devices = [parameter.is_cuda for parameter in parameters]
+    return bool(devices) and all(devices)
 
 
 def require_gradients(model: nn.Module) -> None:

@@ -138,9 +138,11 @@ def _gathered(value: object, *, keep: bool) -> object:
 def load_state(optimiser: Optimizer, state: dict[str, object]) -> None:
     """Put an optimiser's state of one process in place, of which this rank may hold parts."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    moments = state["state"]
-    if not isinstance(moments, dict):
+    moments, groups = state["state"], state["param_groups"]
+    if not isinstance(moments, dict) or not isinstance(groups, list):
         raise TypeError("an optimiser's state without a table")
+    # Fused or not is a matter of the devices of now.
+    groups = [{**saved, "fused": own["fused"]} for saved, own in zip(groups, optimiser.param_groups, strict=True)]
     shared = {
         number: {
             name: _share(parameters[number], value)
@@ -150,7 +152,7 @@ def load_state(optimiser: Optimizer, state: dict[str, object]) -> None:
         }
         for number, values in moments.items()
     }
-    optimiser.load_state_dict({**state, "state": shared})
+    optimiser.load_state_dict({**state, "state": shared, "param_groups": groups})
 
 
 def _share(like: DTensor, value: Tensor) -> DTensor:

@@ -76,10 +76,14 @@ class Budget:
 
 
 def row_budget(device: torch.device, bytes_per_row: int, cap: int = 512) -> int:
-    """Rows to begin with: what fits into half of the free device memory, or 64 on the CPU."""
+    """Rows to begin with: what fits into half of the free device memory, or 64 on the CPU.
+
+    What torch keeps for later is free: in a training it is most of the device.
+    """
     if device.type != "cuda":
         return min(cap, 64)
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return max(1, min(cap, int(free * 0.5) // max(1, bytes_per_row)))
 
 

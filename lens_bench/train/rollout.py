@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lens_bench.lens.batching import Budget, row_budget
-from lens_bench.lens.cache import KeyValues, Prefix
+from lens_bench.lens.batching import Budget, row_budget, row_bytes
+from lens_bench.lens.cache import GROWTH, KeyValues, Prefix
+from lens_bench.lens.config import whole
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.positions import Grid, next_position, prefix_positions
 from lens_bench.lens.prompts import Prompter
@@ -25,9 +26,12 @@ from lens_bench.lens.writer import HfWriter, Row, Written
 from lens_bench.train.draws import stream
 from lens_bench.train.trainee import Sight, see
 
-# Answers decoded together on a CPU, whose memory is large, and tokens of prompts read together.
-_CPU_ROWS = 256
+# Answers decoded together at most, and tokens of prompts read together.
+_MOST_ROWS = 256
 _TOKENS = 4096
+# Bytes of a step for each score of a row: in float32 as they come, divided and as log-probabilities (and once more for
+# models in float32, whose scores are no copy), and three times in float64 for the draw.
+_SCORE = 4 * 4 + 3 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class HfSampler:
         prompter: Of its prompts.
         temperature: Scores are divided by it.
         longest: Most tokens of an answer.
-        rows: Answers decoded together; None: what fits.
+        rows: Answers decoded together; None: what fits when they are sampled.
     """
 
     def __init__(
@@ -89,8 +93,8 @@ class HfSampler:
         self._prompter = prompter
         self._temperature = temperature
         self._longest = longest
-        fits = row_budget(lens.device, 4 * lens.width * 1024) if lens.device.type == "cuda" else _CPU_ROWS
-        self._rows = Budget(rows or fits, "rollouts")
+        self._asked = rows
+        self._most = rows or _MOST_ROWS
 
     def sync(self) -> None:
         """Nothing to do: the weights are the policy's own."""
@@ -113,16 +117,42 @@ class HfSampler:
             choose.begin([row.number for row in part])
             return writer.write(part)
 
-        written = self._rows.run(rows, write)
+        fits = self._fits(prompts)
+        budget = Budget(fits, "rollouts")
+        written = budget.run(rows, write)
+        if budget.size < fits:
+            self._most = budget.size  # memory ran out: never as many again
         self._lens.train(was_training)
         found = [
             Rollout(w.ids, tuple(choose.logps[row.number][: len(w.ids)])) for row, w in zip(rows, written, strict=True)
         ]
         return [found[n * members : (n + 1) * members] for n in range(len(asks))]
 
+    def _fits(self, prompts: Sequence[Prefix]) -> int:
+        """Answers to decode together, by the memory that is free now: moments were not there when this was made."""
+        device = self._lens.device
+        if self._asked is not None or device.type != "cuda":
+            return self._most
+        return row_budget(device, rollout_bytes(self._lens, prompts, self._longest), cap=self._most)
+
     def _row(self, number: int, ask: Ask, prompt: Prefix) -> Row:
         last = _start(self._lens, self._prompter.before, ask) + len(ask.after) - 1
         return Row(number, ask.sight.prepared, prompt, last, ask.after[-1:], ask.text, self._longest)
+
+
+def rollout_bytes(lens: LensModel, prompts: Sequence[Prefix], longest: int) -> int:
+    """Most memory that decoding takes for each answer: keys and values with what copies them, states, scores.
+
+    Args:
+        lens: The policy.
+        prompts: What is held of the prompts, all read; the longest counts.
+        longest: Most tokens of an answer.
+    """
+    text = lens.qwen.config.text_config
+    # As ``HfWriter`` reserves them: room for queries, which rollouts do not read, and for growing.
+    columns = max(p.length for p in prompts) + lens.head.config.queries + 2 + longest + GROWTH
+    states = 4 * (4 * lens.width + 3 * whole(text, "intermediate_size"))
+    return row_bytes(text, prompts[0].keys[0].dtype, columns) + states + _SCORE * whole(text, "vocab_size")
 
 
 class _Inverse:

@@ -88,6 +88,17 @@ def test_rows_on_the_cpu_do_not_depend_on_memory() -> None:
     assert row_budget(torch.device("cpu"), 1, cap=8) == 8
 
 
+def test_rows_on_a_gpu_are_what_fits_into_half_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free for the device, or kept by torch for later and not in use."""
+    device = torch.device("cuda", 1)
+    for name, size in (("memory_reserved", 700), ("memory_allocated", 500)):
+        monkeypatch.setattr(torch.cuda, name, lambda asked, found=size: {device: found}[asked])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda asked: {device: (1000, 2000)}[asked])
+    assert row_budget(device, 10) == 60
+    assert row_budget(device, 10, cap=50) == 50
+    assert row_budget(device, 10_000) == 1
+
+
 @given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=5))
 def test_padded_rows_hold_every_row_and_zeros_behind_it(rows: list[list[int]]) -> None:
     ids, real = padded_rows(rows)

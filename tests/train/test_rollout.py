@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
+from lens_bench.lens.writer import HfWriter, Row, Written
 from lens_bench.train.pack import Segment, pack
-from lens_bench.train.rollout import Ask, HfSampler, Rollout, _Inverse
+from lens_bench.train.rollout import Ask, HfSampler, Rollout, _Inverse, read_prompts, rollout_bytes
 from lens_bench.train.trainee import layout_of, read, score, see
 
 from .test_pack import setting
@@ -118,3 +124,85 @@ def test_draws_follow_the_distribution() -> None:
     assert choose.logps[0][0] == pytest.approx(float(torch.log_softmax(logits[0] / 0.7, 0)[drawn[0]]), abs=1e-6)
     certain = _Inverse(1.0, 0, [(0, 0)], 1)(torch.tensor([[-1e9, 0.0, -1e9]]), [0])
     assert certain.tolist() == [1]
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+class Living(TorchDispatchMode):
+    """The most bytes that are held at once by tensors made while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self._meet(tensor.untyped_storage())
+        return out
+
+    def _meet(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place and place not in self._known:
+            self._known.add(place)
+            self._now += size
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._lose, place, size)
+
+    def _lose(self, place: int, size: int) -> None:
+        self._known.discard(place)
+        self._now -= size
+
+
+@pytest.mark.parametrize(("longest", "temperature"), [(9, 0.8), (90, 1e9)])
+def test_the_memory_of_a_rollout_is_bounded_by_what_is_counted(longest: int, temperature: float) -> None:
+    """Between few rows and many the memory that is really held grows by at most so much a row, and not by much less."""
+    model, prompter, found = asks()
+    held: dict[int, int] = {}
+    for members in (2, 18):
+        sampler = HfSampler(model, prompter, temperature, longest)
+        with Living() as living:
+            groups = sampler.sample(found, members, 0)
+        held[members] = living.most
+    assert max(len(r.ids) for g in groups for r in g) == longest
+    with torch.no_grad():
+        counted = rollout_bytes(model, read_prompts(model, prompter.before, found), longest)
+    grown = (held[18] - held[2]) / (16 * len(found))
+    assert grown <= counted <= 4 * grown
+
+
+def test_rows_are_what_fits_when_they_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the sampler is made: an optimizer takes its memory later."""
+    model, prompter, found = asks()
+    sampler, fixed = HfSampler(model, prompter, 0.8, 9), HfSampler(model, prompter, 0.8, 9, rows=5)
+    with torch.no_grad():
+        prompts = read_prompts(model, prompter.before, found)
+    each = rollout_bytes(model, prompts, 9)
+    assert sampler._fits(prompts) == 256  # a CPU has much memory
+    monkeypatch.setattr(LensModel, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    for rows in (7, 3):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=2 * rows * each: (free, 2 * free))
+        assert (sampler._fits(prompts), fixed._fits(prompts)) == (rows, 5)
+
+
+def test_more_rows_than_fitted_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompter, found = asks()
+    whole, sizes, real = sample(found), list[int](), HfWriter.write
+
+    def write(writer: HfWriter, rows: Sequence[Row]) -> list[Written]:
+        sizes.append(len(rows))
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError("full")
+        return real(writer, rows)
+
+    monkeypatch.setattr(HfWriter, "write", write)
+    sampler = HfSampler(model, prompter, 0.8, 9)
+    for tried in ([9, 4, 4, 1], [4, 4, 1]):
+        sizes.clear()
+        assert [[r.ids for r in g] for g in sampler.sample(found, MEMBERS, 0)] == [[r.ids for r in g] for g in whole]
+        assert sizes == tried

@@ -31,6 +31,8 @@ _SETTINGS = (
     "vocab.txt",
     "additional_chat_templates/*.jinja",
 )
+# What this package's trainer writes beside a model about it: no loader reads it.
+_ABOUT = ("digests.json", "evaluation.json")
 # What transformers, tokenizers and safetensors raise where a folder is not what they expect. ``ImportError``: a package
 # that only the checkpoint wants.
 TRANSFORMERS_FAILS = (
@@ -87,7 +89,8 @@ def digest(*checkpoints: Path) -> str:
 
 def _settings(folder: Path) -> tuple[Path, ...]:
     """Everything beside the weights that a loader may read, in no particular order."""
-    return tuple(f for pattern in _SETTINGS for f in folder.glob(pattern) if not f.is_dir())
+    found = (f for pattern in _SETTINGS for f in folder.glob(pattern) if not f.is_dir())
+    return tuple(f for f in found if f.name not in _ABOUT)
 
 
 def read_object(path: Path, hint: str = "is this a checkpoint?") -> dict[str, object]:

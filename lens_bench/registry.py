@@ -75,7 +75,7 @@ def find_model(reference: str) -> ModelCard:
         return _model_at(Path(path), name)
     models = catalogue().models
     known = any(reference in (c.name, *c.aliases) for c in models)
-    if not known and (Path(path) / "model.yaml").is_file():
+    if not known and any(any(Path(path).glob(pattern)) for pattern in ("model.yaml", "*/model.yaml")):
         return _model_at(Path(path), name)
     head = _pick(reference, models, "model")
     return _model_at(head.path, head.name)
@@ -260,6 +260,11 @@ def _model_at(folder: Path, name: str) -> ModelCard:
     from lens_bench.cards import read_model_cards
 
     folder = folder.parent if folder.name == "model.yaml" else folder
+    if not (folder / "model.yaml").is_file() and (inside := sorted(folder.glob("*/model.yaml"))):
+        found = [str(path.parent) for path in inside]
+        order = [f for name in ("final", "best") for f in found if Path(f).name == name]
+        shown = [*order, *(f for f in found if f not in order)]
+        raise UsageError(f"{folder} is no model, but holds {len(shown)}", f"--model {' or '.join(shown[:3])}")
     cards = read_model_cards(folder / "model.yaml")
     if name:
         return _pick(name, cards, "model")

@@ -84,6 +84,8 @@ def test_the_digest_knows_no_place_no_order_and_no_documents(tmp_path: Path) -> 
         "modeling.py",
         "pytorch_model.bin",
         ".cache/x.json",
+        "digests.json",
+        "evaluation.json",
     )
     assert digest(tmp_path / "a") == digest(tmp_path / "elsewhere" / "b")
 

@@ -10,7 +10,6 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +32,8 @@ from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
 
 STATE, ZERO = "trainer_state.pt", "deepspeed"
-FINAL = "final"
+FINAL, BEST = "final", "best"
+EVALUATED = "evaluation.json"  # what was measured with the weights of a result
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -107,22 +107,27 @@ class Keeper:
             seal(part, step)
             put_in_place(part, target)
 
-    def finish(self, step: int) -> Path:
-        """Write the result, every weight in the recipe's ``saving.dtype``, and without the optimizer.
+    def keep(self, name: str, step: int, more: Callable[[Path], object] = lambda _: None) -> Path:
+        """Write a result, every weight in the recipe's ``saving.dtype``, and without the optimizer.
+
+        Args:
+            name: Of the folder.
+            step: Number of steps done.
+            more: Writes into the folder, too.
 
         Raises:
             RunError: It cannot be written.
         """
-        target = self.folder / FINAL
+        target = self.folder / name
         part = self._begin(target)
-        dtype = getattr(torch, self._recipe.saving.dtype)
+
+        def write() -> None:
+            self._write(part, merged(self._made.lens, getattr(torch, self._recipe.saving.dtype)), step)
+            more(part)
+
         with self._made.whole():
-            write = partial(self._write_merged, part, dtype, step)
             agreed(self._accelerator, lambda: self._complete(part, target, step, write))
         return target
-
-    def _write_merged(self, part: Path, dtype: torch.dtype, step: int) -> None:
-        self._write(part, merged(self._made.lens, dtype), step)
 
     def newest(self, note: Callable[[str], None]) -> Path | None:
         """The newest checkpoint that is as it was written; None where there is none at all.

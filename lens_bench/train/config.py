@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lens_bench.lens.recipe import Recipe
+from lens_bench.train.saving import Saving
 from lens_bench.train.sizes import Count, Sizes
 from lens_bench.train.trackers import TrackerName
 
@@ -349,14 +350,6 @@ class Evaluation(_Part):
     overlays: int = Field(default=0, ge=0)
 
 
-class Saving(_Part):
-    """Checkpoints: every ``every`` steps one to resume from, the last ``keep`` of them; ``final`` is in ``dtype``."""
-
-    every: int = Field(default=500, ge=1)
-    keep: int = Field(default=2, ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-
 class Stop(_Part):
     """When to give up: NaN always; a reward whose mean over ``window`` steps falls under ``floor`` of the best such.
 
@@ -427,6 +420,9 @@ class TrainRecipe(_Part):
     def _fits(self) -> TrainRecipe:
         if (self.stage == "grpo") != (self.grpo is not None):
             raise ValueError("the section grpo belongs to stage grpo, and to no other")
+        if self.saving.best is not None:
+            split, every = (looks.split, looks.every) if (looks := self.evaluation) is not None else (None, 1)
+            self.saving.best.require_measured(self.stage, split, every, self.optimiser.steps)
         if self.stage == "supervised" and not (self.text.weight or self.mask.weight):
             raise ValueError("text and mask loss both have weight 0: nothing to learn")
         if self.stage != "supervised" and self.text != Text():

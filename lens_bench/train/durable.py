@@ -49,6 +49,13 @@ def put_in_place(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recover(target: Path) -> None:
+    """Give a folder its name back that lost it to a newer one, which a kill kept from taking it."""
+    old = target.with_name(f".{target.name}.old")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+
+
 def damage(folder: Path) -> str:
     """What is wrong with a sealed folder, in a few words; empty where nothing is."""
     if not (folder / DIGESTS).exists():

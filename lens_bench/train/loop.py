@@ -23,6 +23,7 @@ from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
+from lens_bench.train.best import BestKeeper, evaluated
 from lens_bench.train.checkpoint import FINAL, Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
@@ -216,22 +217,26 @@ class Training:
         order = self.order if weights is None else self.order.weighted(weights)
         done = self._restore()
         log = self._open_log(done)
-        look = make_evaluator(shop, self.where.data_root, self.where.out, self.check, self.progress.note)
+        evaluator = make_evaluator(shop, self.where.data_root, self.where.out, self.check, self.progress.note)
         self.check.write()
+        count = 0 if evaluator is None else evaluator.count
+        best = BestKeeper(self.keeper, recipe, self.accelerator, self.progress.note)
+        best.resume(count, done)
         self.progress.start(recipe.name, recipe.optimiser.steps, done)
         try:
             for step in range(done, recipe.optimiser.steps):
                 self._stop_if_asked(step, log)
                 with _memory_named(step + 1):
                     values = self._step(step, order)
-                if look is not None and recipe.evaluation is not None and (step + 1) % recipe.evaluation.every == 0:
-                    values |= look(step + 1)
+                if evaluator is not None and (step + 1) % evaluator.every == 0:
+                    values |= evaluator.look(step + 1)
                     if failed := values.get("eval/failed"):
                         self.progress.note(f"{failed:.1%} of the evaluated expressions have no answer, scored as 0")
                 # Written first: a step that ends the training is in its log.
                 if log is not None:
                     log.write(step + 1, values)
                 self.watch.look(step + 1, values, self.last)
+                best.offer(evaluated(recipe, count, step + 1, values))
                 self.progress.step(values)
                 # At the end too, where more steps may follow.
                 goes_on = step + 1 < recipe.optimiser.steps or recipe.optimiser.open_ended
@@ -241,7 +246,9 @@ class Training:
             self.progress.stop()
             if log is not None:
                 log.close()
-        return self.keeper.finish(recipe.optimiser.steps)
+        if text := best.told():
+            self.progress.note(text)
+        return self.keeper.keep(FINAL, recipe.optimiser.steps)
 
     def _restore(self) -> int:
         """Take over the newest good checkpoint; returns the number of steps done."""

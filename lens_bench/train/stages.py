@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,9 +47,24 @@ def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """What looks at the evaluation split.
+
+    Attributes:
+        look: Evaluates after a step; fractions by name.
+        count: Expressions that it asks about, or units of a stage before the language model.
+        every: Steps from one evaluation to the next.
+    """
+
+    look: Callable[[int], dict[str, float]]
+    count: int
+    every: int
+
+
 def make_evaluator(
     shop: Workshop, data_root: Path, out: Path, check: Check, note: Callable[[str], object]
-) -> Callable[[int], dict[str, float]] | None:
+) -> Evaluator | None:
     """What looks at the evaluation split after a step; None where the recipe wants none.
 
     Args:
@@ -70,7 +86,9 @@ def make_evaluator(
             update={"splits": (config.split,), "held_out": (), "paper_data": True, "part": (0.0, 1.0)}
         )
         data = open_data(settings, data_root, with_things=True, check=check)
-        return lambda step: held_out_loss(shop, kind, data, config)
+        count = min(config.samples, len(data.units))
+        return Evaluator(lambda step: held_out_loss(shop, kind, data, config), count, config.every)
     items = open_items(config.split, data_root, check)
     require_lengths(config.split, items, recipe, shop.prompter, shop.album.patching, note)
-    return lambda step: evaluate(shop, items, config, step, out)
+    count = min(config.samples, len(items))
+    return Evaluator(lambda step: evaluate(shop, items, config, step, out), count, config.every)

@@ -72,7 +72,7 @@ def test_unknown_keys_are_errors(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean weight?"
     with pytest.raises(UsageError, match=r"saving\.zzz") as caught:
         load_recipe("nano-sft", ["saving.zzz=3"])
-    assert caught.value.hint == "keys here: every, keep, dtype"
+    assert caught.value.hint == "keys here: every, keep, dtype, best"
     path = tmp_path / "mine.yaml"
     path.write_text("base: nano-sft\nname: mine\nbatchsize: 3\n")
     with pytest.raises(UsageError, match="batchsize"):

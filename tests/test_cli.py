@@ -24,7 +24,15 @@ needs_gseval = pytest.mark.skipif(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["list"], ["list", "models", "--json"], ["show", "lisa"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["list", "recipes"],
+        ["list", "models", "--json"],
+        ["show", "lisa"],
+        ["run", "--help"],
+    ],
 )
 def test_looking_things_up_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -54,6 +62,52 @@ def test_list(cli: Any) -> None:
 def test_show(cli: Any, name: str) -> None:
     assert name in cli("show", name).stdout
     assert json.loads(cli("show", name, "--json").stdout)["name"] == name
+
+
+def test_list_recipes(cli: Any) -> None:
+    rows = {row["name"]: row for row in json.loads(cli("list", "recipes", "--json").stdout)}
+    assert rows["lens-3b-stage2"]["splits"] == ["refcoco/train", "refcoco+/train", "refcocog/train"]
+    assert rows["lens-3b-stage2"]["stages"] == ["grpo"] and rows["nano"]["stages"][-1] == "nano-stage2"
+    assert json.loads(cli("list", "--json").stdout)["recipes"] == list(rows.values())
+    assert "did you mean recipes" in cli("list", "recipe").stderr
+
+
+def test_show_a_recipe(cli: Any, tmp_path: Path) -> None:
+    shown = cli("show", "nano", "--data-root", tmp_path).stdout
+    rows = [line.split(maxsplit=1) for line in shown.splitlines() if line.strip()]
+    assert [row[1].strip() for row in rows if row[0] == "stage"] == [
+        "nano-sam", "nano-vlm", "nano-sft", "nano-stage1", "nano-joint", "nano-stage2",
+    ]  # fmt: skip
+    assert [row[1].strip() for row in rows if row[0] == "steps"] == [
+        "5,000",
+        "4,000",
+        "10,000",
+        "1,500",
+        "2,000",
+        "120",
+    ]
+    starts = [row[1].strip() for row in rows if row[0] == "starts"]
+    assert starts[0].startswith("from") and "drawn from the seed" in starts[0]
+    assert starts[1].endswith("results/train/nano/1-nano-sam/final")
+    for words in ("masks behind perfect answers (supervised)", "shapes/train, by expression", "on 1 H100", "nano\n"):
+        assert words in re.sub(" +\n", "\n", shown), words
+    # What train --dry-run would say.
+    dry = cli("train", "nano-stage2", "--dry-run", "--data-root", tmp_path).stdout
+    for line in dry.splitlines():
+        if line.startswith(("trainable", "step ", "memory")):
+            assert line.strip() in shown
+
+
+def test_a_name_of_a_model_and_a_recipe_is_shown_as_both(cli: Any, tmp_path: Path) -> None:
+    shown = cli("show", "lens-3b-reasonseg-cot", "--json")
+    found = json.loads(shown.stdout)
+    assert found["adapter"] and found["recipe"]["stages"][0]["stage"] == "grpo"
+    assert found["recipe"]["stages"][0]["model"]["prompt"]["question"] == found["args"]["question"]["default"]
+    own = tmp_path / "own.yaml"
+    own.write_text("base: nano-stage2\nname: own\nmodel: {like: null, checkpoint: nowhere}\n")
+    shown = cli("show", own, "--data-root", tmp_path)
+    assert shown.returncode == 0 and "not known: no checkpoint in nowhere" in shown.stdout
+    assert json.loads(cli("show", own, "--json").stdout)["recipe"]["name"] == "own"
 
 
 def test_env(cli: Any) -> None:

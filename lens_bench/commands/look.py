@@ -1,4 +1,4 @@
-"""What `list`, `show` and `env` print: cards, protocols, runs, the environment."""
+"""What `list`, `show` and `env` print: cards, protocols, recipes, runs, the environment."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lens_bench.commands.recipes import is_recipe, recipe_json, recipe_rows, show_recipe
 from lens_bench.console import columns, facts, note, out, print_json, refuse_damaged
 from lens_bench.errors import DataError, UsageError
 from lens_bench.heads import marks
 from lens_bench.registry import catalogue, find_model, find_suite, split_reference, suggest
 from lens_bench.scoring.protocols import PROTOCOLS, Protocol
+from lens_bench.train.recipe_files import recipe_names
 
 if TYPE_CHECKING:
     from lens_bench.cards import Expected, ModelCard, SuiteCard
     from lens_bench.run.files import RunFiles
     from lens_bench.run.results import Results
 
-KINDS = ("models", "suites", "protocols")
+KINDS = ("models", "suites", "protocols", "recipes")
 
 
 def show_list(kind: str, *, everything: bool = False, as_json: bool = False) -> None:
-    """List one kind, or all three."""
+    """List one kind, or all of them."""
     if kind and kind not in KINDS:
         raise UsageError(f"there is no list of {kind!r}", suggest(kind, KINDS) or f"there are: {', '.join(KINDS)}")
     found = catalogue()
@@ -31,6 +33,7 @@ def show_list(kind: str, *, everything: bool = False, as_json: bool = False) -> 
         "models": [{"name": c.name, "title": c.title, "summary": c.summary, "marks": list(c.marks)} for c in models],
         "suites": [{"name": c.name, "splits": list(c.splits), "summary": c.summary} for c in found.suites],
         "protocols": [{"name": p.name, "summary": p.summary} for p in PROTOCOLS.values()],
+        "recipes": recipe_rows() if kind in ("", "recipes") else [],
     }
     wanted = [kind] if kind else list(KINDS)
     for problem in found.problems:
@@ -55,8 +58,11 @@ def _table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
 # ---------------------------------------------------------------------------------------------- show
 
 
-def show(name: str, *, as_json: bool = False) -> None:
-    """Show what a name stands for; a suite wins over a model, a model over a protocol."""
+def show(name: str, data_root: Path | None = None, *, as_json: bool = False) -> None:
+    """Show what a name stands for; a protocol wins over a suite, a suite over a model.
+
+    A name that is a recipe's as well is shown as both.
+    """
     path = Path(name)
     if (path / "manifest.json").is_file():
         from lens_bench.run.files import RunFiles
@@ -64,12 +70,28 @@ def show(name: str, *, as_json: bool = False) -> None:
         _show_run(RunFiles(path), as_json=as_json)
     elif name in PROTOCOLS:
         _show_protocol(PROTOCOLS[name], as_json=as_json)
+    elif is_recipe(name):
+        _show_recipe(name, data_root, as_json=as_json)
     elif path.suffix in (".yaml", ".yml") or any(name in (c.name, *c.aliases) for c in catalogue().suites):
         _show_suite(find_suite(name), as_json=as_json)
     else:
         if not any(name in (c.name, *c.aliases) for c in catalogue().models):
             _refuse_path(name, path)
         _show_model(_model(name), as_json=as_json)
+
+
+def _show_recipe(name: str, data_root: Path | None, *, as_json: bool) -> None:
+    """A recipe, and in front of it the model of the same name: the released one that the recipe is about."""
+    model = find_model(name) if any(name in (c.name, *c.aliases) for c in catalogue().models) else None
+    if as_json:
+        print_json({**(model.model_dump(mode="json") if model else {}), "recipe": recipe_json(name)}, indent=2)
+        return
+    if model is not None:
+        _show_model(model, as_json=False)
+        out.print()
+    from lens_bench.commands.data import data_root as root_of
+
+    show_recipe(name, root_of(data_root))
 
 
 def _refuse_path(name: str, path: Path) -> None:
@@ -90,9 +112,9 @@ def _model(name: str) -> ModelCard:
         if not error.message.startswith("there is no model"):
             raise
         found = catalogue()
-        known = [*(c.name for c in found.models), *(c.name for c in found.suites), *PROTOCOLS]
+        known = [*(c.name for c in found.models), *(c.name for c in found.suites), *PROTOCOLS, *recipe_names()]
         hint = suggest(name, known) or "`lens-bench list` shows what there is; a run is named by its directory"
-        raise UsageError(f"there is no model, suite, protocol or run {name!r}", hint) from None
+        raise UsageError(f"there is no model, suite, protocol, recipe or run {name!r}", hint) from None
 
 
 def _show_model(card: ModelCard, *, as_json: bool) -> None:

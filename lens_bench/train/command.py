@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -19,9 +18,6 @@ from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
 from lens_bench.train.rewards import require_rewards
 from lens_bench.train.signals import Signals
-
-if TYPE_CHECKING:
-    from lens_bench.train.memory import Memory
 
 _STARTS = ("model.checkpoint=", "model.qwen=", "model.sam=")
 _SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
@@ -182,63 +178,24 @@ def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:
 # ---------------------------------------------------------------------------------------------- shown
 
 
-def _show_plan(job: Job, data_root: Path, gpus: int) -> None:
-    from lens_bench.train.memory import CARDS_GB
-    from lens_bench.train.plan import human_range, in_human_time, make_plan
+def plan_facts(job: Job, data_root: Path, gpus: int = 1) -> list[tuple[str, object]]:
+    """What a stage would take, for people; see ``plan_text``.
+
+    Raises:
+        UsageError: See ``make_plan``.
+    """
+    from lens_bench.train.plan import make_plan
+    from lens_bench.train.plan_text import plan_rows
 
     root = data_place(job, data_root)
     plan = make_plan(job.recipe, root, gpus)
-    trained = sum(plan.trainable.values())
-    groups = ", ".join(f"{group} {number:,}" for group, number in plan.trainable.items())
-    cluster = human_range(*plan.h100_seconds)
-    cards = ", ".join(map(str, CARDS_GB))
-    out.print(
-        facts(
-            [
-                ("recipe", f"{job.recipe.name} ({job.recipe.stage}), to {job.folder}"),
-                ("trainable", f"{trained:,} of {plan.parameters:,} parameters: {groups}"),
-                ("data", _data_in_words(job.recipe, plan.units, root)),
-                (
-                    "step",
-                    f"{job.recipe.batch.units} units, about {plan.tokens:,} tokens, {_operations(plan.flops)}",
-                ),
-                ("steps", f"{plan.steps:,}"),
-                ("epochs", f"{plan.steps * job.recipe.batch.units / plan.units:.2f}" if plan.units else ""),
-                *((f"memory, {found.layout}", _memory_in_words(found, gpus)) for found in plan.memory),
-                ("", f"estimated per GPU; checked against cards of {cards} GB"),
-                ("time", f"about {in_human_time(plan.seconds)} on this machine, by the speed of a matrix product"),
-                ("", f"{cluster} on {gpus} H100, at 40 to 25 % of peak; sampling and waiting come on top"),
-                *(("note", text) for text in plan.notes),
-            ]
-        )
-    )
+    return plan_rows(job.recipe, plan, gpus, made_in=root if _missing(job.recipe, root) else None)
 
 
-def _memory_in_words(memory: Memory, gpus: int) -> str:
-    """Peak, what it fits on, and its largest parts."""
-    fits = f"fits {', '.join(map(str, memory.cards))} GB" if memory.cards else "fits none of the cards below"
-    where = f"on each of {gpus} GPUs" if gpus > 1 else "on one GPU"
-    beside = f", beside {memory.vllm:.0%} of the card for vLLM" if memory.vllm else ""
-    largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:4]
-    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in largest if size)
-    return f"{_gigabytes(memory.peak)} {where}{beside}; {fits} ({parts})"
-
-
-def _operations(flops: float) -> str:
-    return f"{flops / 1e15:,.3g} PFLOP" if flops >= 1e15 else f"{flops / 1e12:,.3g} TFLOP"
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def _data_in_words(recipe: TrainRecipe, units: int | None, root: Path) -> str:
-    if units is not None:
-        return f"{units:,} units"
-    if _missing(recipe, root):
-        each = f", of {recipe.data.images:,} images a split" if recipe.data.images is not None else ""
-        return f"made when it runs, in {root}{each}"
-    return ""
+def _show_plan(job: Job, data_root: Path, gpus: int) -> None:
+    recipe = job.recipe
+    head = ("recipe", f"{recipe.name} ({recipe.stage}), to {job.folder}")
+    out.print(facts([head, *plan_facts(job, data_root, gpus)]))
 
 
 class TrainProgress:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from lens_bench.errors import CheckpointError
@@ -38,8 +39,14 @@ _ABOUT = ("digests.json", "evaluation.json")
 TRANSFORMERS_FAILS = (
     OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ImportError, RecursionError,
 )  # fmt: skip
+_LONGEST_NAME = 255  # of a file, on the file systems in use
 # Formats that are named in a message where nothing readable is found.
 _OTHER_WEIGHTS = (*_FORMATS, ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of a pattern, sorted; hidden ones, such as the ``._*`` that macOS leaves beside each, are passed by."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def weight_files(folder: Path, suffixes: Sequence[str] = (".safetensors",)) -> tuple[Path, ...]:
@@ -56,7 +63,7 @@ def weight_files(folder: Path, suffixes: Sequence[str] = (".safetensors",)) -> t
     for suffix in suffixes:
         if found := _of_format(folder, suffix):
             return found
-    other = sorted(f.name for f in folder.glob("*") if f.suffix in _OTHER_WEIGHTS)
+    other = sorted(f.name for f in visible(folder, "*") if f.suffix in _OTHER_WEIGHTS)
     held = f"it holds {', '.join(other[:5])}, which cannot be read here" if other else "is this a checkpoint?"
     wanted = " or ".join(suffix.removeprefix(".") for suffix in suffixes)
     raise CheckpointError(f"no {wanted} files in {folder}", held)
@@ -89,8 +96,25 @@ def digest(*checkpoints: Path) -> str:
 
 def _settings(folder: Path) -> tuple[Path, ...]:
     """Everything beside the weights that a loader may read, in no particular order."""
-    found = (f for pattern in _SETTINGS for f in folder.glob(pattern) if not f.is_dir())
+    found = (f for pattern in _SETTINGS for f in visible(folder, pattern) if not f.is_dir())
     return tuple(f for f in found if f.name not in _ABOUT)
+
+
+
+@contextmanager
+def reading(failure: str, hint: str = "") -> Iterator[None]:
+    """Around calls of transformers on a checkpoint folder: what they raise becomes one line.
+
+    Raises:
+        CheckpointError: ``failure`` with the reason behind it, and ``hint``.
+    """
+    try:
+        yield
+    except Exception as error:
+        # tokenizers raises the bare class; anything else that is not in the list is a defect of ours.
+        if type(error) is not Exception and not isinstance(error, TRANSFORMERS_FAILS):
+            raise
+        raise CheckpointError(f"{failure}: {' '.join(str(error).split())[:200]}", hint) from None
 
 
 def read_object(path: Path, hint: str = "is this a checkpoint?") -> dict[str, object]:
@@ -119,7 +143,7 @@ def require_no_code(folder: Path) -> None:
     Raises:
         CheckpointError: A JSON file has an entry ``auto_map``, or there is a ``custom_generate`` folder.
     """
-    for file in sorted(folder.glob("*.json")):
+    for file in visible(folder, "*.json"):
         if file.name.endswith(".index.json") or file.name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
             continue  # tables of names, where the word is a token like any other
         if _has_key(read_object(file), "auto_map"):
@@ -155,7 +179,7 @@ def require_unquantised(folder: Path) -> None:
 
 def _of_format(folder: Path, suffix: str) -> tuple[Path, ...]:
     pattern, stem = _FORMATS[suffix]
-    files, indexes = sorted(folder.glob(pattern)), sorted(folder.glob(f"{pattern}.index.json"))
+    files, indexes = visible(folder, pattern), visible(folder, f"{pattern}.index.json")
     if len(indexes) > 1:
         raise _twice(folder, indexes)
     if indexes:
@@ -186,11 +210,10 @@ def _indexed(index: Path) -> list[str]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             raise CheckpointError(f"{index} names the shard {name[:200]!r}, which lies outside the folder")
-    missing = [name for name in found if not (index.parent / name).is_file()]
+    missing = [name for name in found if len(name) > _LONGEST_NAME or not (index.parent / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of {len(found)} shards: {', '.join(missing[:10])}", "fetch it again"
-        )
+        shown = ", ".join(name[:_LONGEST_NAME] for name in missing[:10])
+        raise CheckpointError(f"{index.parent} lacks {len(missing)} of {len(found)} shards: {shown}", "fetch it again")
     return found
 
 

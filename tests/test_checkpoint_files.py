@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from lens_bench.checkpoint_files import digest, read_object, require_no_code, require_unquantised, weight_files
+from lens_bench.checkpoint_files import (
+    digest,
+    read_object,
+    reading,
+    require_no_code,
+    require_unquantised,
+    weight_files,
+)
 from lens_bench.errors import CheckpointError
 from lens_bench.records import ModelOptions
 from lens_bench.registry import catalogue, find_model, make_segmenter, resolve_args
@@ -174,6 +181,25 @@ def test_an_index_cannot_name_files_elsewhere(name: str, tmp_path: Path) -> None
     fill(tmp_path, "x.safetensors")
     index(folder, name)
     refused(lambda: weight_files(folder), "outside the folder")
+
+
+def test_what_macos_leaves_beside_each_file_is_passed_by(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text("{}")
+    before = digest(tmp_path)
+    for name in ("._model.safetensors", "._config.json", "._model.safetensors.index.json", "._tokenizer.json"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    require_no_code(tmp_path)
+    assert weight_files(tmp_path) == (tmp_path / "model.safetensors",)
+    assert digest(tmp_path) == before
+
+
+def test_the_bare_exception_of_tokenizers_is_a_checkpoint_error_and_a_defect_is_not() -> None:
+    with pytest.raises(CheckpointError, match="it cannot be read: no variant") as caught, reading("it cannot be read"):
+        raise Exception("no\nvariant")
+    assert caught.value.exit_code == 5
+    with pytest.raises(ZeroDivisionError), reading("it cannot be read"):
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": []}', '{"weight_map": {"t": 3}}', '{"weight_map": {}}'])

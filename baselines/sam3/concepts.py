@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks
-from lens_bench.checkpoint_files import TRANSFORMERS_FAILS, require_no_code, require_unquantised, weight_files
+from lens_bench.checkpoint_files import reading, require_no_code, require_unquantised, weight_files
 from lens_bench.errors import CheckpointError
 from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget
@@ -102,16 +102,11 @@ class Sam3:
         require_unquantised(folder)
         SafetensorsSource(weight_files(folder))  # a truncated file is named, not half read
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
+        with reading(f"{folder} cannot be loaded as SAM 3", "a folder of facebook/sam3 with its processor is needed"):
             loaded: object = Sam3Model.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
             processor = Sam3Processor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except TRANSFORMERS_FAILS as error:
-            raise CheckpointError(
-                f"{folder} cannot be loaded as SAM 3: {' '.join(str(error).split())[:200]}",
-                "a folder of facebook/sam3 with its processor is needed",
-            ) from None
         model, info = cast("tuple[Sam3Model, Mapping[str, Sequence[object]]]", loaded)
         problems = [f"{kind}: {sorted(map(str, info[kind]))[:5]}" for kind in sorted(info) if info[kind]]
         if problems:

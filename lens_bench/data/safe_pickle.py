@@ -73,7 +73,7 @@ def _read(data: bytes) -> object:
         try:
             content: object = _NoNames(io.BytesIO(data), encoding="utf-8", errors="surrogateescape").load()
             return content
-        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, OverflowError):
+        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, OverflowError, AttributeError):
             pass  # damaged: the machine says how
     return Machine(data).run()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from lens_bench.data.paths import join
 from lens_bench.data.split import Source
 from lens_bench.data.table_files import FORMATS, data_files, state_of
 from lens_bench.errors import DataError, UsageError
-from lens_bench.parsing import parse_json
+from lens_bench.parsing import MAX_DEPTH, parse_json
 from lens_bench.records import BoolMask, Pixels, Rle, Size
 
 if TYPE_CHECKING:
@@ -263,6 +264,8 @@ def _from_disk(path: Path, source: Source) -> Table:
         return _load(str(path), str(path), path, lambda: datasets.load_from_disk(str(path)))
     files = data_files(path, str(split) if split else None)
     kind = FORMATS[files[0].suffix]
+    if kind == "json":
+        _check_json(files)
     names = [glob.escape(str(f)) for f in files]  # `datasets` takes names for patterns
     # It keeps what it has converted by name and modification time; the name says more than the time does.
     state = state_of(files)[:16]
@@ -270,6 +273,23 @@ def _from_disk(path: Path, source: Source) -> Table:
     return _load(
         str(path), kind, folder, lambda: datasets.load_dataset(kind, name=state, data_files=names, split="train")
     )
+
+
+_STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _check_json(files: Iterable[Path]) -> None:
+    """Refuse JSON that ends the process in pyarrow's parser: deep nesting, and ``null`` in place of the first row."""
+    for file in files:
+        content = file.read_bytes()
+        if content.lstrip()[:1] not in (b"{", b"["):
+            raise DataError(f"{file} does not begin with a row", "a table in JSON holds an object for every row")
+        brackets = _STRING.sub(b"", content).translate(None, _NO_BRACKETS)
+        opens = np.isin(np.frombuffer(brackets, np.uint8), np.frombuffer(b"[{", np.uint8))
+        depth = np.cumsum(np.where(opens, 1, -1))
+        if (depth - np.minimum.accumulate(depth)).max(initial=0) >= MAX_DEPTH:
+            raise DataError(f"{file} is nested more than {MAX_DEPTH} levels deep", "is it a table?")
 
 
 class _Opener(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lens_bench.checkpoint_files import TRANSFORMERS_FAILS, require_no_code
+from lens_bench.checkpoint_files import reading, require_no_code
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.recipe import Recipe
 
@@ -161,13 +161,11 @@ def load_tokenizer(folder: Path) -> HubTokenizer:
 
     require_tokenizer(folder)
     require_no_code(folder)
-    try:
+    with reading(f"unreadable tokenizer in {folder}"):
         if (folder / "tokenizer_config.json").is_file():
             inner: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         else:
             inner = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
-    except TRANSFORMERS_FAILS as error:
-        raise CheckpointError(f"unreadable tokenizer in {folder}: {' '.join(str(error).split())[:160]}") from None
     return HubTokenizer(inner)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lens_bench.answers import why_no_box
-from lens_bench.checkpoint_files import digest
+from lens_bench.checkpoint_files import digest, visible
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.hub_cache import cached_folder
 from lens_bench.lens.attention import attention
@@ -180,7 +180,7 @@ class LensSegmenter:
         if given:
             return Path(given).expanduser()
         own = Path(self._options.folder)
-        if (own / CONFIG_NAME).is_file() or any(own.glob("*.safetensors")):
+        if (own / CONFIG_NAME).is_file() or visible(own, "*.safetensors"):
             return own
         hub = self._text("hub")
         if not hub:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
@@ -24,11 +24,13 @@ from lens_bench.run.files import JsonObject, read_json
 from lens_bench.scoring.metrics import Metrics, same_figures, summarise
 from lens_bench.scoring.protocols import PROTOCOLS
 from lens_bench.scoring.ratios import ratios
+from lens_bench.scoring.score_json import MOST_PIXELS
 from lens_bench.scoring.table import ScoreTable
 from lens_bench.scoring.verify import check_scores
 
 DEFAULT_MARGIN = 0.005  # half a point of cIoU
 
+Area = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
 Flags = str  # one character an expression
 T = TypeVar("T")
 _LETTER: Mapping[Status, str] = {"ok": "o", "no_mask": "n", "error": "e"}
@@ -51,10 +53,10 @@ class Columns(_Strict):
     images: list[str]
     image: list[NonNegativeInt]
     status: str = Field(pattern="^[one]*$")
-    intersection: list[NonNegativeInt]
-    union: list[NonNegativeInt]
-    pred_area: list[NonNegativeInt]
-    gt_area: list[NonNegativeInt]
+    intersection: list[Area]
+    union: list[Area]
+    pred_area: list[Area]
+    gt_area: list[Area]
     iou: list[float | None]
     box_iou: list[float | None]
     boundary_iou: list[float | None]

@@ -103,7 +103,7 @@ def reports(root: Path, protocol: str | None = None) -> list[Entry]:
         root: The folder.
         protocol: Of the scores; by default each run's own.
     """
-    pages = [p for p in sorted(root.rglob("*.html")) if p.is_file() and p.resolve().is_relative_to(root.resolve())]
+    pages = [p for p in sorted(root.rglob("[!.]*.html")) if p.is_file() and p.resolve().is_relative_to(root.resolve())]
     return [_entry(root, page, protocol) for page in pages]
 
 

@@ -35,10 +35,10 @@ def unit_weights(
     if not path.is_file():
         _measure(shop, objective, path, progress, between)
         shop.accelerator.wait_for_everyone()
-    return failure_weights(_read(path), len(shop.data.units), curriculum.floor, curriculum.power)
+    return failure_weights(measured_rewards(path), len(shop.data.units), curriculum.floor, curriculum.power)
 
 
-def _read(path: Path) -> dict[int, float]:
+def measured_rewards(path: Path) -> dict[int, float]:
     """Measured rewards by the number of the unit. Raises ``DataError`` where the file is not what was written."""
     try:
         content = parse_json(path.read_bytes(), nan=False)

@@ -10,13 +10,13 @@ import os
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 from accelerate import Accelerator
 
 from lens_bench.data.images import ImageFile
 from lens_bench.data.split import Split
 from lens_bench.data.verify import Finding, verify_split
+from lens_bench.errors import DataError
 from lens_bench.lens.images import MAX_ASPECT
 from lens_bench.parsing import parse_json
 from lens_bench.progress import counting
@@ -52,7 +52,7 @@ class DataCheck:
         self._progress = progress
         self._found: dict[str, Problems] = {}
         if not fresh and self._path.is_file():
-            self._found = {name: dict(cast("Problems", found)) for name, found in read_json(self._path).items()}
+            self._found = read_left_out(self._path)
 
     def __call__(self, name: str, split: Split) -> Problems:
         """Reasons, by sample id, against using expressions of the split ``name`` (``suite/split``)."""
@@ -67,6 +67,24 @@ class DataCheck:
         """Remember what was found. Only the first process writes."""
         if self._accelerator.is_main_process and self._found:
             write_json(self._path, self._found)
+
+
+def read_left_out(path: Path) -> dict[str, Problems]:
+    """Reasons by split and sample id, as ``left_out.json`` has them.
+
+    Raises:
+        DataError: The file cannot be read or is not what a training wrote.
+    """
+    try:
+        return {name: _problems(found) for name, found in read_json(path).items()}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", "train anew with --fresh") from None
+
+
+def _problems(found: object) -> Problems:
+    if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+        raise ValueError("the reasons of a split are not texts by sample id")
+    return dict(found)
 
 
 def in_words(name: str, problems: Problems) -> list[str]:
@@ -88,7 +106,7 @@ def find_problems(name: str, split: Split) -> Problems:
         with suppress(OSError, ValueError):
             known = parse_json(path.read_bytes())
             if isinstance(known, dict) and known.get("state") == state:
-                return dict(known["problems"])
+                return _problems(known.get("problems"))
     with counting(f"checking images of {name}") as progress:
         findings = verify_split(split, workers=os.cpu_count() or 1, progress=progress).findings
     problems = _by_sample(split, findings)

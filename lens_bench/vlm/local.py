@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lens_bench.checkpoint_files import TRANSFORMERS_FAILS
 from lens_bench.errors import CheckpointError
 from lens_bench.finite import TOKEN_SCORES
 from lens_bench.lens.attention import attention, prefer_flash
@@ -41,9 +40,9 @@ from lens_bench.vlm.prompting import (
     pictures_of,
     prompt_text,
     read_processor,
+    reading_vlm,
     reply_of,
     special_of,
-    unreadable,
 )
 from lens_bench.vlm.shared import Sharing, can_share
 
@@ -135,12 +134,10 @@ class LocalVlm:
         check_whole(settings.bits, devices)
         check_folder(folder)
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
+        with reading_vlm(folder):
             loaded: object = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-        except TRANSFORMERS_FAILS as error:
-            raise unreadable(folder, error) from None
         processor = read_processor(folder)
         model, info = cast("tuple[PreTrainedModel, Mapping[str, object]]", loaded)
         _check(folder, info)

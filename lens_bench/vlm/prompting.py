@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
 from lens_bench.checkpoint_files import (
-    TRANSFORMERS_FAILS,
     read_object,
+    reading,
     require_no_code,
     require_unquantised,
     weight_files,
@@ -54,12 +55,10 @@ def read_processor(folder: Path) -> ProcessorMixin:
     require_no_code(folder)
     require_tokenizer(folder)
     _require_known_images(folder)
-    try:
+    with reading_vlm(folder):
         processor: ProcessorMixin = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             folder, local_files_only=True, trust_remote_code=False
         )
-    except TRANSFORMERS_FAILS as error:
-        raise unreadable(folder, error) from None
     if not getattr(processor, "chat_template", None):
         raise CheckpointError(f"{folder} has no chat template", "is it an instruction-tuned model?")
     return processor
@@ -88,10 +87,10 @@ def special_of(conversation: Conversation, special: frozenset[str]) -> str:
     return next((held for text in texts if (held := special_in(text, special))), "")
 
 
-def unreadable(folder: Path, error: Exception) -> CheckpointError:
-    """What transformers says of a folder that it cannot load."""
-    return CheckpointError(
-        f"{folder} cannot be loaded as a vision-language model: {' '.join(str(error).split())[:200]}",
+def reading_vlm(folder: Path) -> AbstractContextManager[None]:
+    """Around what transformers loads from the folder of a vision-language model, see ``checkpoint_files.reading``."""
+    return reading(
+        f"{folder} cannot be loaded as a vision-language model",
         "a folder in transformers' format is needed, with processor and tokenizer",
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lens_bench.checkpoint_files import read_object, weight_files
+from lens_bench.checkpoint_files import read_object, visible, weight_files
 from lens_bench.errors import CheckpointError
 from lens_bench.lens.prompts import special_tokens
 from lens_bench.perf.clock import StageClock
@@ -60,7 +60,7 @@ class VllmVlm:
 
     def __init__(self, folder: Path, settings: VllmSettings, max_new_tokens: int, forced: bool = False) -> None:
         shapes = check_folder(folder)
-        if left := sorted({f.name for f in folder.glob("*.safetensors")} - {f.name for f in weight_files(folder)}):
+        if left := sorted({f.name for f in visible(folder, "*.safetensors")} - {f.name for f in weight_files(folder)}):
             raise CheckpointError(
                 f"{folder} holds other weights, which vLLM would read as well: {', '.join(left)}",
                 "move them elsewhere",

@@ -168,10 +168,11 @@ def test_a_missing_or_edited_reference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no protocol 'old'"):
         gate(run, path)
     forged = json.loads(json.dumps(content))
-    forged["samples"]["intersection"][3] = 10**30
-    path.write_text(json.dumps(forged))
-    with pytest.raises(DataError, match="toy/val/00003 is not one of strict: intersection"):
-        gate(run, path)
+    for forgery, problem in ((10**9, "toy/val/00003 is not one of strict: intersection"), (10**30, "less than or")):
+        forged["samples"]["intersection"][3] = forgery
+        path.write_text(json.dumps(forged))
+        with pytest.raises(DataError, match=problem):
+            gate(run, path)
     path.write_text(json.dumps(content | {"margin": -1}))
     with pytest.raises(DataError, match="margin"):
         gate(run, path)

@@ -29,6 +29,8 @@ _KINDS = (
     ("gradient norm", ("grad",)),
 )
 _LEARNING_RATES = ("lr", "learning_rate")
+_LARGEST = 1e300  # larger integers than a float holds can be written
+_MOST_STEPS = 2**53  # what a float counts to
 _NOT_DRAWN = ("step", "epoch", "time", "timestamp", "seed")
 
 
@@ -52,10 +54,11 @@ def read_log(path: Path) -> dict[str, tuple[Floats, Floats]]:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise DataError(f"{path}, line {number}: {error}") from None
-        if not isinstance(content, dict) or not isinstance(content.get("step"), int | float):
+        step = content.get("step") if isinstance(content, dict) else None
+        if not isinstance(content, dict) or not isinstance(step, int | float) or not abs(step) <= _MOST_STEPS:
             raise DataError(f"{path}, line {number} is not an object with a step")
         for key, value in _numbers(content):
-            found[key][float(content["step"])] = value
+            found[key][float(step)] = value
     series = {key: _series(points) for key, points in found.items()}
     drawable = {key: points for key, points in series.items() if not np.isnan(points[1]).all()}
     if not drawable:
@@ -155,7 +158,7 @@ def _numbers(content: Mapping[str, object], prefix: str = "") -> Sequence[tuple[
         if isinstance(value, dict):
             found += _numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and f"{prefix}{key}" not in _NOT_DRAWN:
-            found.append((f"{prefix}{key}", float(value)))
+            found.append((f"{prefix}{key}", float(value) if abs(value) < _LARGEST else np.nan))
     return found
 
 

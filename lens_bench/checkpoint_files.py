@@ -100,7 +100,6 @@ def _settings(folder: Path) -> tuple[Path, ...]:
     return tuple(f for f in found if f.name not in _ABOUT)
 
 
-
 @contextmanager
 def reading(failure: str, hint: str = "") -> Iterator[None]:
     """Around calls of transformers on a checkpoint folder: what they raise becomes one line.

@@ -8,7 +8,7 @@ looks whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -20,6 +20,7 @@ from lens_bench.errors import CheckpointError
 from lens_bench.lens.config import CONFIG_NAME, LensConfig
 from lens_bench.lens.images import QWEN_MEAN, QWEN_STD
 from lens_bench.lens.layouts import OWN, QWEN, RELEASED, Layout, own_shapes, slots, tied_names
+from lens_bench.lens.model_card import Result, evaluation, head
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.recipe import Recipe
@@ -38,6 +39,8 @@ class Story:
         data: Content hash of every data set that was trained on.
         licence: Of the weights.
         title: For people; the name where it is empty.
+        bases: What training started from, ``owner/name`` on the Hugging Face Hub.
+        results: What was measured with these weights.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Story:
     data: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     title: str = ""
+    bases: Sequence[str] = ()
+    results: Sequence[Result] = ()
 
 
 def save(
@@ -276,25 +281,26 @@ def recipe_args(recipe: Recipe) -> dict[str, Mapping[str, object]]:
 
 
 def _readme(model: LensModel, story: Story, files: tuple[Path, ...]) -> str:
-    config, head = model.config, model.config.head
+    config, shape = model.config, model.config.head
     count = sum(p.numel() for p in model.parameters())
     lines = [
         f"# {story.name}",
         "",
         story.summary,
         "",
-        f"- {count:,} parameters: {config.family} of width {model.width}, {head.queries} context queries, connector of "
-        f"{head.depth} blocks at width {head.width}, SAM 2 at {model.sam.image_size} pixels",
+        f"- {count:,} parameters: {config.family} of width {model.width}, {shape.queries} context queries, connector "
+        f"of {shape.depth} blocks at width {shape.width}, SAM 2 at {model.sam.image_size} pixels",
         f"- positions of the mask pass: {config.positions}",
         f"- question: `{config.recipe.question}`",
         f"- {len(files)} file{'s' if len(files) != 1 else ''} of safetensors",
     ]
     lines += [f"- licence: {story.licence}"] if story.licence else []
+    lines += evaluation(story.results)
     for title, table in (("Training recipe", story.recipe), ("Data (content hashes)", story.data)):
         if table:
             lines += ["", f"## {title}", "", *(f"- {key}: {value}" for key, value in table.items())]
     lines += ["", "## Use", "", "```", "lens-bench run --suite refcoco --model ./PATH_OF_THIS_FOLDER", "```", ""]
-    return "\n".join(lines)
+    return head(story.name, story.licence, story.bases, story.results) + "\n" + "\n".join(lines)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

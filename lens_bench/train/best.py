@@ -7,69 +7,15 @@ trained and evaluated once more.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from accelerate import Accelerator
 
-from lens_bench.atomic import write_text
-from lens_bench.parsing import parse_json
-from lens_bench.train.checkpoint import BEST, EVALUATED, Keeper
+from lens_bench.train.checkpoint import BEST, Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.devices import agreed, from_first
 from lens_bench.train.durable import damage, recover
-
-_PREFIX = "eval/"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """What an evaluation during training measured.
-
-    Attributes:
-        step: Number of steps done.
-        split: ``suite/split``.
-        count: Expressions, from the front of the split.
-        values: By name, fractions.
-    """
-
-    step: int
-    split: str
-    count: int
-    values: Mapping[str, float]
-
-    def write(self, folder: Path) -> None:
-        """Write it beside the weights."""
-        content = {"step": self.step, "split": self.split, "count": self.count, "values": dict(self.values)}
-        write_text(folder / EVALUATED, json.dumps(content, indent=1) + "\n")
-
-
-def evaluated(recipe: TrainRecipe, count: int, step: int, values: Mapping[str, object]) -> Evaluated | None:
-    """The evaluation among the numbers of a step; None where there was none."""
-    found = _numbers({k.removeprefix(_PREFIX): v for k, v in values.items() if k.startswith(_PREFIX)})
-    if recipe.evaluation is None or not found:
-        return None
-    return Evaluated(step, recipe.evaluation.split, count, found)
-
-
-def read_evaluated(folder: Path) -> Evaluated | None:
-    """What was measured with a result's weights; None where nothing was, or the file says something else."""
-    try:
-        content = parse_json((folder / EVALUATED).read_bytes(), nan=False)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict):
-        return None
-    step, split, count, values = (content.get(key) for key in ("step", "split", "count", "values"))
-    if not (isinstance(step, int) and isinstance(split, str) and isinstance(count, int) and isinstance(values, dict)):
-        return None
-    return Evaluated(step, split, count, _numbers(values))
-
-
-def _numbers(values: Mapping[str, object]) -> dict[str, float]:
-    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+from lens_bench.train.evaluated import Evaluated, read_evaluated
 
 
 class BestKeeper:
@@ -124,7 +70,7 @@ class BestKeeper:
             return
         if self._so_far is not None and value <= self._so_far.values[self._metric]:
             return
-        self._keeper.keep(BEST, now.step, now.write)
+        self._keeper.keep(BEST, now.step, now)
         self._so_far = now
 
     def told(self) -> str:

@@ -19,21 +19,22 @@ from torch import Tensor, nn
 from lens_bench.checkpoint_files import weight_files
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
+from lens_bench.lens.model_card import on_hub, read_head
 from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.train.assembly import Assembly
-from lens_bench.train.config import TrainRecipe
+from lens_bench.train.config import ModelConfig, TrainRecipe, without_folder
 from lens_bench.train.devices import agreed, from_first, layout
 from lens_bench.train.durable import damage, put_in_place, seal, writing
+from lens_bench.train.evaluated import Evaluated
 from lens_bench.train.lora import merged
 from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
 
 STATE, ZERO = "trainer_state.pt", "deepspeed"
 FINAL, BEST = "final", "best"
-EVALUATED = "evaluation.json"  # what was measured with the weights of a result
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -68,8 +69,12 @@ class Keeper:
         self._hashes = hashes
         self._made = made
 
-    def save(self, step: int) -> Path:
+    def save(self, step: int, measured: Evaluated | None = None) -> Path:
         """Write a checkpoint to resume from, then remove the oldest ones; returns its folder.
+
+        Args:
+            step: Number of steps done.
+            measured: What an evaluation after this step found.
 
         Raises:
             RunError: It cannot be written.
@@ -85,7 +90,7 @@ class Keeper:
         moments = None if zero else whole_state(made.optimiser, keep=first)
 
         def write() -> None:
-            self._write(part, merged(made.lens), step)
+            self._write(part, merged(made.lens), step, measured)
             extra = _extra(self._trainee.probe, made.lens)
             # Through a file of Python's, whose errors say what the system said.
             with (part / STATE).open("wb") as stream:
@@ -107,13 +112,13 @@ class Keeper:
             seal(part, step)
             put_in_place(part, target)
 
-    def keep(self, name: str, step: int, more: Callable[[Path], object] = lambda _: None) -> Path:
+    def keep(self, name: str, step: int, measured: Evaluated | None = None) -> Path:
         """Write a result, every weight in the recipe's ``saving.dtype``, and without the optimizer.
 
         Args:
             name: Of the folder.
             step: Number of steps done.
-            more: Writes into the folder, too.
+            measured: What an evaluation after this step found.
 
         Raises:
             RunError: It cannot be written.
@@ -122,8 +127,8 @@ class Keeper:
         part = self._begin(target)
 
         def write() -> None:
-            self._write(part, merged(self._made.lens, getattr(torch, self._recipe.saving.dtype)), step)
-            more(part)
+            dtype = self._recipe.saving.dtype
+            self._write(part, merged(self._made.lens, getattr(torch, dtype)), step, measured, dtype)
 
         with self._made.whole():
             agreed(self._accelerator, lambda: self._complete(part, target, step, write))
@@ -187,17 +192,35 @@ class Keeper:
         agreed(self._accelerator, make)
         return part
 
-    def _write(self, folder: Path, plain: LensModel, step: int) -> None:
+    def _write(
+        self, folder: Path, plain: LensModel, step: int, measured: Evaluated | None, dtype: str = "float32"
+    ) -> None:
         recipe = self._recipe
         facts = {"recipe": recipe.name, "stage": recipe.stage, "seed": recipe.seed, "steps": step}
         facts["settings"] = json.dumps(_settings(recipe))
-        name, title = recipe.model_name or recipe.name, recipe.model_title
-        save(
-            plain,
-            folder,
-            self._tokenizer,
-            Story(name, recipe.summary, facts, self._hashes, licence=recipe.licence, title=title),
+        story = Story(
+            recipe.model_name or recipe.name,
+            recipe.summary,
+            facts,
+            self._hashes,
+            licence=recipe.licence,
+            title=recipe.model_title,
+            bases=_bases(recipe.model),
+            results=(measured.result(dtype),) if measured is not None else (),
         )
+        save(plain, folder, self._tokenizer, story)
+        if measured is not None:
+            measured.write(folder)
+
+
+def _bases(start: ModelConfig) -> tuple[str, ...]:
+    """What training started from, as far as its place on the Hub can be told; of a training's result, its own bases."""
+    if not start.checkpoint:
+        return tuple(name for name in (on_hub(start.qwen), on_hub(start.sam)) if name)
+    if name := on_hub(start.checkpoint):
+        return (name,)
+    found = read_head(Path(start.checkpoint).expanduser()).get("base_model")
+    return tuple(map(str, found)) if isinstance(found, list) else (found,) if isinstance(found, str) else ()
 
 
 def _settings(recipe: TrainRecipe) -> dict[str, object]:
@@ -208,6 +231,9 @@ def _settings(recipe: TrainRecipe) -> dict[str, object]:
         for key in ("checkpoint", "qwen", "sam"):
             if key in model:
                 model[key] = "/".join(Path(str(model[key])).parts[-2:])
+    policy = found.get("grpo")
+    for reward in policy.get("rewards", ()) if isinstance(policy, dict) else ():
+        reward["name"] = without_folder(reward["name"])
     return found
 
 

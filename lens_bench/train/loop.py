@@ -23,13 +23,14 @@ from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
-from lens_bench.train.best import BestKeeper, evaluated
+from lens_bench.train.best import BestKeeper
 from lens_bench.train.checkpoint import FINAL, Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
 from lens_bench.train.devices import agreed, from_first, layout, make_accelerator
 from lens_bench.train.durable import damage, require_intact, steps_done
+from lens_bench.train.evaluated import Evaluated, evaluated, read_evaluated
 from lens_bench.train.lengths import require_lengths
 from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
 from lens_bench.train.meter import summed
@@ -200,6 +201,7 @@ class Training:
             require_lengths("training data", items, recipe, start.prompter, album.patching, progress.note)
         self.objective = make_objective(self.shop)
         self.last, self.saved = "none", 0
+        self.measured: Evaluated | None = None  # with the weights as they are now
 
     def close(self) -> None:
         """Let go of threads, and of an engine that samples."""
@@ -236,7 +238,8 @@ class Training:
                 if log is not None:
                     log.write(step + 1, values)
                 self.watch.look(step + 1, values, self.last)
-                best.offer(evaluated(recipe, count, step + 1, values))
+                self.measured = evaluated(recipe, count, step + 1, values)
+                best.offer(self.measured)
                 self.progress.step(values)
                 # At the end too, where more steps may follow.
                 goes_on = step + 1 < recipe.optimiser.steps or recipe.optimiser.open_ended
@@ -248,7 +251,7 @@ class Training:
                 log.close()
         if text := best.told():
             self.progress.note(text)
-        return self.keeper.keep(FINAL, recipe.optimiser.steps)
+        return self.keeper.keep(FINAL, recipe.optimiser.steps, self.measured)
 
     def _restore(self) -> int:
         """Take over the newest good checkpoint; returns the number of steps done."""
@@ -256,12 +259,13 @@ class Training:
         if found is None:
             return 0
         self.last, self.saved = str(found), self.keeper.restore(found)
+        self.measured = read_evaluated(found)
         return self.saved
 
     def _save(self, done: int, log: TrainLog | None) -> None:
         if log is not None:
             log.sync()  # its lines are never behind the checkpoint
-        self.last, self.saved = str(self.keeper.save(done)), done
+        self.last, self.saved = str(self.keeper.save(done, self.measured)), done
 
     def _stop_if_asked(self, done: int = 0, log: TrainLog | None = None) -> None:
         """Stop if a signal reached any rank, after a checkpoint of the steps done.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from lens_bench.errors import UsageError
@@ -172,3 +174,51 @@ def test_ranks_keep_one_best_together(environment: Mapping[str, str], data_root:
     assert found["step"] == 1 + values.index(max(values))
     assert found["values"]["giou"] == pytest.approx(max(values), abs=1e-7)
     assert same(root / "best", root / "final") is (found["step"] == 2)
+
+
+# ---------------------------------------------------------------------------------------------- model cards
+
+
+def test_cards_hold_what_was_measured_with_their_weights(run: Run, scripted: dict[int, float]) -> None:
+    """The last step is not evaluated: then the result has no figures, and the best its own."""
+    scripted |= {2: 0.5}
+    over = {"evaluation": {**LOOK, "every": 2}, "licence": "Apache-2.0"}
+    result, _ = run(best(over, 3, dtype="float16"))
+    kept, last = (ModelCard.load(folder / "README.md") for folder in (result.parent / "best", result))
+    assert [(r.metric_type, r.metric_value) for r in kept.data.eval_results] == [("ciou", 25.0), ("giou", 50.0)]
+    assert {r.dataset_name for r in kept.data.eval_results} == {"shapes val, 2 expressions"}
+    assert "evaluation after step 2 and before the weights were rounded to float16" in kept.text
+    assert last.data.eval_results is None and last.data.license == "apache-2.0"
+    assert not (result / "evaluation.json").exists()
+
+
+def test_a_result_that_is_written_after_a_resume_has_its_evaluation(run: Run, scripted: dict[int, float]) -> None:
+    """A kill between the checkpoint of the last step and the result: nothing is trained or evaluated again."""
+    scripted |= {1: 0.2, 2: 0.5}
+    recipe = best({}, 2)
+    over = {"optimiser": recipe.optimiser.model_copy(update={"schedule": "constant"})}
+    result, _ = run(recipe.model_copy(update=over))
+    shutil.rmtree(result)
+    again, seen = run(recipe.model_copy(update=over))
+    assert again == result and not seen.steps and told(result)["step"] == 2
+    assert [r.metric_value for r in ModelCard.load(result / "README.md").data.eval_results] == [25.0, 50.0]
+
+
+def test_the_base_of_a_start_is_that_of_what_goes_on_from_it(run: Run, scripted: dict[int, float]) -> None:
+    scripted |= dict.fromkeys(range(1, 4), 0.5)
+    start, _ = run(best({}, 1), "start")
+    text = (start / "README.md").read_text(encoding="utf-8")
+    named = text.replace("pipeline_tag:", "base_model: Qwen/Qwen2.5-VL-3B-Instruct\npipeline_tag:", 1)
+    (start / "README.md").write_text(named, encoding="utf-8")
+    (start / "digests.json").unlink()
+    result, _ = run(best({"model": {"fresh": None, "checkpoint": str(start)}}, 1), "next")
+    assert ModelCard.load(result / "README.md").data.base_model == "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def test_a_card_does_not_say_where_rewards_lie(run: Run, scripted: dict[int, float], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def brief(completion_ids, **_):\n    return [1.0 for _ in completion_ids]\n")
+    scripted |= {1: 0.5}
+    rewards = [{"name": "box"}, {"name": f"{tmp_path / 'mine.py'}:brief"}]
+    result, _ = run(best({"grpo": {"num_generations": 2, "rewards": rewards}}, 1, "grpo"))
+    text = (result / "README.md").read_text(encoding="utf-8")
+    assert "mine.py:brief" in text and str(tmp_path) not in text

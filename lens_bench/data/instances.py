@@ -147,7 +147,13 @@ def check_polygons(polygons: Sequence[Polygon], size: Size, where: str) -> None:
                 f"{where} has a polygon of {len(polygon.points)} numbers, which covers nothing",
                 "a polygon is [x1, y1, x2, y2, x3, y3, ...]: not a box, and not a list of points",
             )
-    if polygons and size != (1, 1) and all(0 <= min(p.points) and max(p.points) <= 1 for p in polygons):
+    require_pixels([p.points for p in polygons], size, where)
+
+
+def require_pixels(outlines: Sequence[Sequence[float]], size: Size, where: str) -> None:
+    """Raise ``DataError`` where all coordinates of an annotation are fractions of an image of ``size``, not pixels."""
+    known = [points for points in outlines if points]
+    if known and size != (1, 1) and all(0 <= min(points) and max(points) <= 1 for points in known):
         raise DataError(
             f"{where} has polygons whose coordinates are all between 0 and 1",
             "coordinates are in pixels: multiply x by the width of the image and y by its height",

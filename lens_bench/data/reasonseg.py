@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lens_bench.data.images import ImageFile, image_size
-from lens_bench.data.instances import get_size
+from lens_bench.data.instances import get_size, require_pixels
 from lens_bench.data.jsonio import REFETCH, Record, as_list, as_record, as_text, field
 from lens_bench.data.labelme import Shape, outline_of, shapes_of
 from lens_bench.data.paths import listed
@@ -35,7 +35,8 @@ def read(source: Source) -> Iterable[Sample]:
     ``short`` for phrases, ``long`` for sentences, by ``is_sentence``.
 
     Raises:
-        DataError: A file is malformed, or the size of an image is known neither from it nor from its labelme file.
+        DataError: A file is malformed, its shapes are not in pixels, or the size of an image is known neither from it
+            nor from its labelme file.
         UsageError: The option ``texts`` has another value.
     """
     texts = source.options.get("texts", "first")
@@ -58,6 +59,7 @@ def _samples(source: Source, path: Path, image: ImageFile, every: bool) -> Itera
     is_sentence = bool(field(record, "is_sentence", str(path)))
     shapes = shapes_of(record, str(path))
     size = _size(record, path, image, shapes)
+    require_pixels([shape.points for shape in shapes], size, str(path))
     truth = GroundTruth(size=size, outlines=tuple(outline_of(shape, size) for shape in shapes))
     for index, entry in enumerate(known if every else known[:1]):
         text = as_text(entry, f"text {index} of {path}")

@@ -11,7 +11,11 @@ from typing import Final
 from lens_bench.errors import DataError
 
 FORMATS: Final = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}
-_PART: Final = re.compile(r"(.+)-([0-9]{5,9})-of-([0-9]{5,9})(-.*)?")  # test-00000-of-00003-8d7f.parquet
+_PART: Final = re.compile(r"(.+?)[-_]([0-9]{1,9})[-_]of[-_]([0-9]{1,9})([-_].*)?")  # test-00000-of-00003-8d7f.parquet
+_NUMBERED: Final = re.compile(
+    r"[-_][0-9]+(?:[-_]of[-_][0-9]+(?:[-_].*)?)?$"
+)  # what a part's name has beside its table's
+_SHOWN: Final = 4
 _END: Final = 2**16  # bytes; Parquet's footer, with the sizes and statistics of all columns, is at the end
 
 
@@ -21,7 +25,7 @@ def data_files(path: Path, split: str | None) -> list[Path]:
     Hidden files and folders are passed by, such as the ``._*`` that macOS leaves.
 
     Raises:
-        DataError: There are none, or parts are missing.
+        DataError: There are none, parts are missing, or several tables may be the split.
     """
     if path.is_file():
         if path.suffix not in FORMATS:
@@ -68,9 +72,26 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _of_split(files: list[Path], split: str) -> list[Path]:
-    """Files named ``<split>`` or ``<split>-...``; only where there are none, ``<split>_...``."""
-    exact = [f for f in files if f.stem == split or f.stem.startswith(f"{split}-")]
-    return exact or [f for f in files if f.stem.startswith(f"{split}_")]
+    """The parts of the table ``<split>``; only where there is none, of the one ``<split>-...``, then ``<split>_...``.
+
+    Raises:
+        DataError: That are several tables, e.g. of two configurations in folders of their own.
+    """
+    for start in (split, f"{split}-", f"{split}_"):
+        found: dict[tuple[Path, str], list[Path]] = {}
+        for file in files:
+            name = _NUMBERED.sub("", file.stem)
+            if name[: len(split) + 1] == start:
+                found.setdefault((file.parent, name), []).append(file)
+        if len(found) > 1:
+            raise DataError(
+                f"split {split!r} may be any of {len(found)} tables: "
+                + ", ".join(str(parts[0]) for parts in list(found.values())[:_SHOWN]),
+                "name the folder or the file under `files` of a card, or the whole name with the option `table_split`",
+            )
+        if found:
+            return next(iter(found.values()))
+    return []
 
 
 def _check_parts(files: Sequence[Path]) -> None:

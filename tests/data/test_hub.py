@@ -128,6 +128,20 @@ def test_a_split_whose_name_begins_like_anothers_is_not_mixed_with_it(tiny: Any)
     assert len(_read(tiny, folder, options={"table_split": "test"})) == 2
     table.select([0]).to_parquet(folder / "test-0.parquet")
     assert len(_read(tiny, folder, options={"table_split": "test"})) == 1
+    table.to_parquet(folder / "test-dev-00000-of-00001.parquet")
+    assert len(_read(tiny, folder, options={"table_split": "test"})) == 1
+    assert len(_read(tiny, folder, options={"table_split": "test-dev"})) == 2
+
+
+def test_one_of_several_tables_is_not_guessed(tiny: Any) -> None:
+    """Configurations lie in folders of their own; together they are no split."""
+    table = _table(FORMS["dense bool"][1])
+    for folder in ("t/a", "t/b"):
+        (tiny.root / folder).mkdir(parents=True)
+        table.to_parquet(tiny.root / folder / "test.parquet")
+    with pytest.raises(DataError, match=r"any of 2 tables: .*a/test.parquet, .*b/test.parquet"):
+        _read(tiny, tiny.root / "t", options={"table_split": "test"})
+    assert len(_read(tiny, tiny.root / "t/b", options={"table_split": "test"})) == 2
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
@@ -328,6 +342,8 @@ def test_a_folders_name_is_no_pattern(tiny: Any, folder: str) -> None:
         (["test-00001-of-00002-a1b2"], "part 00000 is missing"),
         (["test-00000-of-00002", "test-00001-of-00002", "test-00000-of-00003"], "parts of two versions of test"),
         (["test-00000-of-00001-aa", "test-00000-of-00001-bb"], "a part of test twice"),
+        (["test_00000_of_00002"], "holds 1 of the 2 parts of test: part 00001 is missing"),
+        (["test-0-of-2"], "part 00001 is missing"),
     ],
 )
 def test_a_table_of_which_parts_are_missing_is_refused(tiny: Any, names: list[str], message: str) -> None:

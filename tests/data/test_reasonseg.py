@@ -172,6 +172,19 @@ def test_a_shape_that_cannot_be_drawn_is_named(tiny: Any, change: dict[str, Any]
     _one(tiny, [{**shape, "label": "flag"}])
 
 
+@pytest.mark.parametrize("image", [True, False])
+def test_fractions_of_the_image_are_no_pixels(tiny: Any, image: bool) -> None:
+    """They would be truncated to one pixel in the corner, which no model marks."""
+    if image:
+        tiny.picture(f"{FOLDER}/a.jpg", size=(40, 60))
+    shapes = [_shape("target", 0.1, 0.25, 0.5, 0.75), _shape("ignore", 0, 0, 1, 1)]
+    _write(tiny, "a", shapes, imageHeight=40, imageWidth=60)
+    with pytest.raises(DataError, match=r"a.json has polygons whose coordinates are all between 0 and 1"):
+        _read(tiny)
+    _write(tiny, "a", [shapes[0], _shape("ignore", 0, 0, 1, 2)], imageHeight=40, imageWidth=60)
+    assert len(_read(tiny)) == 1
+
+
 def test_what_macos_leaves_beside_a_file_is_passed_by(tiny: Any) -> None:
     _one(tiny, [_shape("target", 5, 5, 20, 20)])
     (tiny.root / FOLDER / "._a.json").write_bytes(b"\x00\x05\x16\x07")

@@ -18,7 +18,9 @@ Form: TypeAlias = Literal["list", "corners", "xyxy", "xywh"]
 
 ASCII: dict[int, str] = {
     **{0xFF01 + n: chr(0x21 + n) for n in range(94)},  # full-width forms
-    **dict(zip(map(ord, "\u3000\xa0\u3001\u3010\u3011\u3014\u3015\u2212\u2013"), "  ,[][]--", strict=True)),
+    **dict(
+        zip(map(ord, "\u3000\xa0\u3001\u3010\u3011\u3014\u3015\u2212\u2013\u25c1\u25b7"), "  ,[][]--<>", strict=True)
+    ),
 }
 _NUMBER = r"[-+]?(?:[0-9]{1,12}(?:\.[0-9]{0,24})?|\.[0-9]{1,24})(?:[eE][-+]?[0-9]{1,3})?"
 _ITEM = rf"(?>[\"']?({_NUMBER})(?:\s{{0,4}}(%))?[\"']?)"
@@ -39,8 +41,11 @@ _NAMED = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _LOCATION = re.compile(r"<\|?loc_([0-9]{1,4})\|?>", re.IGNORECASE | re.ASCII)
-# Two numbers side by side, or one that is named as a coordinate.
-SIDE_BY_SIDE = re.compile(rf"{_ITEM}{_GAP}[\"']?[-+.]?[0-9]|<\|?loc_?[0-9]|{_NAMED.pattern}", re.IGNORECASE | re.ASCII)
+# Two numbers side by side, two such tokens of any name, or a number that is named as a coordinate.
+SIDE_BY_SIDE = re.compile(
+    rf"{_ITEM}(?:\s?px)?{_GAP}[\"']?[-+.]?[0-9]|<\|?[a-z]{{1,12}}_?[0-9]{{1,5}}\|?>\s{{0,4}}<|{_NAMED.pattern}",
+    re.IGNORECASE | re.ASCII,
+)
 _COMMA, _BLANK, _JOIN = re.compile(r"\s*+,\s*+"), re.compile(r"\s*+"), re.compile(r"[\s,;]*+")
 # What stands before a list of points: their tag, or their key.
 _POINTS_BEFORE = re.compile(
@@ -129,7 +134,7 @@ def _lists(text: str) -> tuple[list[_Numbers], list[_Numbers]]:
         count, closed = len(numbers.values), match["close"] is not None
         if count == 2 and closed:
             pairs.append(numbers)
-        elif count == 4 or (count == 5 and closed):
+        elif count == 4 or (count == 5 and closed and 0 <= numbers.values[4] <= 1):
             fours.append(numbers)
     return fours, pairs
 

@@ -2,7 +2,8 @@
 
 Every string has a result, in time linear in its length, and nothing raises. What is read:
 
-- four numbers in one pair of brackets, also quoted, in percent, or with a score as a fifth: ``[10, 20, 30, 40]``;
+- four numbers in one pair of brackets, also quoted, in percent, or with a score (0 to 1) as a fifth:
+  ``[10, 20, 30, 40]``;
 - two pairs of numbers in brackets, as Qwen2-VL writes corners: ``(10,20),(30,40)``, any number of such boxes;
 - four bare numbers in a box tag or behind a key of that name: ``<box>10,20,30,40</box>``, ``bbox: 10 20 30 40``;
 - four named numbers: ``{"x1": 10, "y1": 20, "x2": 30, "y2": 40}``, also ``xmin``, ``left``, ``width`` and the like;
@@ -13,7 +14,8 @@ name. Full-width digits, brackets and punctuation are read as their ASCII forms.
 
 An answer is looked for in the last ``<answer>`` (closed or cut off), then outside the thought, then everywhere; the
 first of these that holds a box counts. A thought is what stands between ``<think>`` and ``</think>``; without the
-opening tag, which some chat templates write into the prompt, it is everything before the closing one.
+opening tag, which some chat templates write into the prompt, it is everything before the closing one. ``thinking``,
+``thought`` and ``reasoning`` are such tags too, also between triangles, as Kimi-VL writes them.
 
 Readings that reproduce an authors' own parser belong to the model (``baselines/seg_zero/reading.py``).
 """
@@ -95,7 +97,7 @@ def names_numbers(text: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------- where to look
 
-_TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE | re.ASCII)
+_TAG = re.compile(r"<(/?)(?:(think|thinking|thought|reasoning)|answer)>", re.IGNORECASE | re.ASCII)
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -103,7 +105,7 @@ def _parts(text: str) -> Iterator[str]:
 
     Tags are found in the text itself: lower case can have another length, which would shift every position.
     """
-    tags = [(m.group(2).lower(), bool(m.group(1)), m.start(), m.end()) for m in _TAG.finditer(text)]
+    tags = [("think" if m[2] else "answer", bool(m[1]), m.start(), m.end()) for m in _TAG.finditer(text)]
     opened = [end for name, closes, _, end in tags if name == "answer" and not closes]
     if opened:
         closed = (start for name, closes, start, _ in tags if name == "answer" and closes and start >= opened[-1])

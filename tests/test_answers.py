@@ -44,6 +44,9 @@ THOUGHT = [
     # Letters whose lower case is longer or shorter shift every position behind them.
     ("İ" * 9 + "<think>[9,9,99,99]</think><answer>[10,20,30,40]</answer>", A),
     ("İ" * 30 + "[9,9,99,99]</think>[10,20,30,40]" + "İ" * 30, A),
+    ("<thinking>[1,2,3,4]</thinking>[10,20,30,40]", A),
+    ("[1,2,3,4]</thought> [10,20,30,40]", A),
+    ("\u25c1think\u25b7[1,2,3,4]\u25c1/think\u25b7[10,20,30,40]", A),
     ("<thin\u212a>[10,20,30,40]</think>", A),  # no tag: the Kelvin sign is not a k, so nothing is left behind it
 ]
 FORMS = [
@@ -119,6 +122,8 @@ NO_BOX = [
     '{"x": 1, "y": 2}',
     "<box>10,20,30,40,50</box>",
     "[10%, 20, 30, 40]",
+    "[0.93, 10, 20, 30, 40]",  # a score, but in front
+    "[10, 20, 30, 40, 50]",
     "<loc_10><loc_20><loc_30><loc_40>",  # tokens of thousandths, where numbers are pixels
 ]
 
@@ -191,6 +196,8 @@ def test_points_are_the_pairs_that_are_no_corners() -> None:
         ("at 10 20 30 40", True),
         ('{"x": 1, "y": 2}', True),
         ("<loc0123><loc0456><loc0789><loc0999>", True),
+        ("<bin_12><bin_34><bin_56><bin_78>", True),
+        ("[10px, 20px, 30px, 40px]", True),
         ("[10, 20, 30, 40, 50, 60]", True),
         ("there is nothing in 4 of 5 cases", False),
         ("<think>[1, 2, 3, 4]</think> nothing", False),

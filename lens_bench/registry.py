@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from lens_bench.errors import LensBenchError, UsageError
 from lens_bench.heads import Head, model_heads, suite_head
+from lens_bench.trained import open_trained, result_of
 
 if TYPE_CHECKING:
     from lens_bench.cards import ArgSpec, ModelCard, SuiteCard
@@ -65,17 +66,18 @@ def home(kind: str) -> Path:
 def find_model(reference: str) -> ModelCard:
     """A model by name, alias, or path (``./folder``, or ``./folder:name`` where the folder has several cards).
 
-    A known name wins over a folder of that name; ``./name`` is always the folder.
+    A known name wins over a folder of that name; ``./name`` is always the folder. A training's folder is its result.
 
     Raises:
         UsageError: Unknown, ambiguous or unreadable.
+        CheckpointError: A training that has no result yet.
     """
     path, name = split_reference(reference)
     if os.sep in reference:
         return _model_at(Path(path), name)
     models = catalogue().models
     known = any(reference in (c.name, *c.aliases) for c in models)
-    if not known and any(any(Path(path).glob(pattern)) for pattern in ("model.yaml", "*/model.yaml")):
+    if not known and (any(Path(path).glob("*/model.yaml")) or _is_model(Path(path)) or open_trained(Path(path))):
         return _model_at(Path(path), name)
     head = _pick(reference, models, "model")
     return _model_at(head.path, head.name)
@@ -260,10 +262,10 @@ def _model_at(folder: Path, name: str) -> ModelCard:
     from lens_bench.cards import read_model_cards
 
     folder = folder.parent if folder.name == "model.yaml" else folder
-    if not (folder / "model.yaml").is_file() and (inside := sorted(folder.glob("*/model.yaml"))):
-        found = [str(path.parent) for path in inside]
-        order = [f for name in ("final", "best") for f in found if Path(f).name == name]
-        shown = [*order, *(f for f in found if f not in order)]
+    if not _is_model(folder) and (trained := open_trained(folder)) is not None:
+        folder = result_of(trained)
+    if not _is_model(folder) and (inside := sorted(folder.glob("*/model.yaml"))):
+        shown = [str(path.parent) for path in inside]
         raise UsageError(f"{folder} is no model, but holds {len(shown)}", f"--model {' or '.join(shown[:3])}")
     cards = read_model_cards(folder / "model.yaml")
     if name:
@@ -272,6 +274,10 @@ def _model_at(folder: Path, name: str) -> ModelCard:
         options = ", ".join(f"{folder}:{c.name}" for c in cards)
         raise UsageError(f"{folder} holds {len(cards)} models", f"name one: {options}")
     return cards[0]
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model.yaml").is_file()
 
 
 def _pick(name: str, cards: Iterable[Named], kind: str) -> Named:

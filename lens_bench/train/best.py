@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from accelerate import Accelerator
 
-from lens_bench.train.checkpoint import BEST, Keeper
+from lens_bench.train.checkpoint import Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.devices import agreed, from_first
 from lens_bench.train.durable import damage, recover
 from lens_bench.train.evaluated import Evaluated, read_evaluated
+from lens_bench.trained import BEST
 
 
 class BestKeeper:

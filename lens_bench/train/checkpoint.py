@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,10 +31,9 @@ from lens_bench.train.evaluated import Evaluated
 from lens_bench.train.lora import merged
 from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
+from lens_bench.trained import checkpoints
 
 STATE, ZERO = "trainer_state.pt", "deepspeed"
-FINAL, BEST = "final", "best"
-_NAME = re.compile(r"checkpoint-(\d{8})")
 
 
 class Keeper:
@@ -238,11 +236,6 @@ def _settings(recipe: TrainRecipe) -> dict[str, object]:
 
 
 # ---------------------------------------------------------------------------------------------- finding
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a stage, oldest first; a folder of that name is complete, because it was moved."""
-    return sorted(path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
 
 
 def step_of(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from lens_bench.atomic import write_text
 from lens_bench.console import err, facts, note, out
 from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
@@ -18,6 +20,7 @@ from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
 from lens_bench.train.rewards import require_rewards
 from lens_bench.train.signals import Signals
+from lens_bench.trained import CHAIN
 
 _STARTS = ("model.checkpoint=", "model.qwen=", "model.sam=")
 _SHOWN = ("loss", "reward/total", "train/mask_iou", "kl", "eval/giou")
@@ -77,6 +80,8 @@ def train_command(
         return None
     from lens_bench.train.loop import Where, train
 
+    if _first() and _is_chain(name):
+        _write_chain([job.folder for job in jobs])
     result: Path | None = None
     with Signals() as signals:
         for job in jobs:
@@ -128,6 +133,13 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
         target = place / f"{number}-{loaded.name}"
         jobs.append(Job(_with_paper_data(loaded, paper_data), target, jobs[-1].folder if jobs else None))
     return jobs
+
+
+def _write_chain(folders: Sequence[Path]) -> None:
+    """Say in the folder of a chain what its stages are, so that the last one begun is not taken for its end."""
+    place = folders[0].parent
+    place.mkdir(parents=True, exist_ok=True)
+    write_text(place / CHAIN, json.dumps({"stages": [folder.name for folder in folders]}, indent=1) + "\n")
 
 
 def data_place(job: Job, data_root: Path) -> Path:

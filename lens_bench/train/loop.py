@@ -24,7 +24,7 @@ from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
 from lens_bench.train.best import BestKeeper
-from lens_bench.train.checkpoint import FINAL, Keeper
+from lens_bench.train.checkpoint import Keeper
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.curriculum import unit_weights
 from lens_bench.train.data import Draw, Order, TrainingData, of_rank, open_data
@@ -47,6 +47,7 @@ from lens_bench.train.trainee import layout_of
 from lens_bench.train.usable import DataCheck
 from lens_bench.train.watch import SKIPPED, Watch
 from lens_bench.train.workshop import Workshop
+from lens_bench.trained import FINAL
 
 # Images tried in a row for one place of a step: with so many unreadable ones the folder is gone, not an image.
 _ATTEMPTS = 8

@@ -12,9 +12,9 @@ import pytest
 from lens_bench.data.shapes.make import make
 from lens_bench.errors import CheckpointError, UsageError
 from lens_bench.train.begun import clear
-from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.loop import Where, train
+from lens_bench.trained import checkpoints
 
 from .conftest import RATES, Run, Watcher, tiny_recipe
 

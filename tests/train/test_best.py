@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from lens_bench.errors import UsageError
 from lens_bench.registry import find_model
 from lens_bench.train import stages
-from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.config import TrainRecipe
 from lens_bench.train.durable import damage
 from lens_bench.train.log import read_log
+from lens_bench.trained import checkpoints
 
 from .conftest import RATES, Run, tiny_recipe
 from .launching import FSDP, PLAIN, launch
@@ -150,17 +150,6 @@ def test_stages_before_the_language_model_have_a_best_too(stage: str, metric: st
     lines = read_log(result.parent / "train_log.jsonl")
     values = [line[f"eval/{metric}"] for line in lines]
     assert told(result.parent / "best")["step"] == 1 + values.index(max(values))
-
-
-def test_a_folder_of_a_training_names_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("checkpoint-00000002", "final", "best"):
-        (tmp_path / "x" / name).mkdir(parents=True)
-        (tmp_path / "x" / name / "model.yaml").write_text("name: x\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    for reference in ("x", "./x"):
-        with pytest.raises(UsageError, match="x is no model, but holds 3") as caught:
-            find_model(reference)
-        assert caught.value.hint == "--model x/final or x/best or x/checkpoint-00000002"
 
 
 @pytest.mark.slow

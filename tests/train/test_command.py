@@ -10,6 +10,7 @@ import yaml
 
 from lens_bench.errors import UsageError
 from lens_bench.lens.checkpoint import load
+from lens_bench.registry import find_model
 from lens_bench.train.command import data_place, make_missing, plan_jobs, train_command
 
 from .conftest import tiny_recipe
@@ -41,11 +42,15 @@ def test_a_chain_is_trained_and_left_alone_when_finished(
     assert result == tmp_path / "out" / "4-tiny-grpo" / "final"
     assert load(result).report.parameters > 0
     starts = [
-        json.loads((p / "recipe.json").read_text())["recipe"]["model"] for p in sorted((tmp_path / "out").iterdir())
+        json.loads((p / "recipe.json").read_text())["recipe"]["model"] for p in sorted((tmp_path / "out").glob("*-*"))
     ]
     assert starts[0]["fresh"] and [s["checkpoint"] for s in starts[1:]] == [
         str(tmp_path / "out" / f"{n}-tiny-{stage}" / "final") for n, stage in enumerate(STAGES[:-1], start=1)
     ]
+    assert json.loads((tmp_path / "out" / "chain.json").read_text()) == {
+        "stages": [f"{n}-tiny-{stage}" for n, stage in enumerate(STAGES, start=1)]
+    }
+    assert find_model(str(tmp_path / "out")).folder == result
     before = (result / "model.safetensors").stat().st_mtime_ns
     train_command(str(chain), folder=tmp_path / "out", data_root=data_root)
     assert (result / "model.safetensors").stat().st_mtime_ns == before
@@ -58,7 +63,7 @@ def test_a_stage_of_a_chain_starts_from_what_is_named_for_it(chain: Path, data_r
     train_command(str(chain), [f"{stage}:model.checkpoint={other}"], folder=tmp_path / "out", data_root=data_root)
     starts = {
         p.name: json.loads((p / "recipe.json").read_text())["recipe"]["model"]["checkpoint"]
-        for p in (tmp_path / "out").iterdir()
+        for p in (tmp_path / "out").glob("*-*")
     }
     assert starts["3-tiny-supervised"] == str(other)
     assert starts["4-tiny-grpo"] == str(tmp_path / "out" / "3-tiny-supervised" / "final")
@@ -131,8 +136,7 @@ def test_smoke_recipe(tmp_path: Path) -> None:
     assert result is not None and (result / "model.safetensors").stat().st_size < 10_000_000
     logs = {
         p.name: [json.loads(line) for line in (p / "train_log.jsonl").read_text().splitlines()]
-        for p in (tmp_path / "out").iterdir()
-        if not p.name.startswith("data-")
+        for p in (tmp_path / "out").glob("[0-9]-*")
     }
     for name, lines in logs.items():
         # The last two go on from what others learned: twenty steps of them show nothing.

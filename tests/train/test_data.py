@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from lens_bench.data.images import ImageFile
 from lens_bench.errors import DataError, UsageError
 from lens_bench.records import GroundTruth, Polygon, Sample
-from lens_bench.train.begun import BEGUN, Begun, write_down
+from lens_bench.train.begun import Begun, write_down
 from lens_bench.train.config import DataConfig
 from lens_bench.train.data import Item, Order, Unit, failure_weights, of_rank, open_data, open_items
 from lens_bench.train.draws import stream
+from lens_bench.trained import BEGUN
 
 from .conftest import tiny_recipe
 

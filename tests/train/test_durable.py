@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from lens_bench.errors import CheckpointError, RunError
 from lens_bench.train import durable
-from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.log import TrainLog, read_log
+from lens_bench.trained import checkpoints
 
 from .commands import command, write_recipe
 from .conftest import RATES, Run, tiny_recipe

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lens_bench.errors import Preempted
-from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.log import read_log
+from lens_bench.trained import checkpoints
 
 from .commands import command
 from .held import STEP, STEPS, held_recipe, wait_for

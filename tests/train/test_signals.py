@@ -15,9 +15,9 @@ import yaml
 
 from lens_bench.errors import Preempted
 from lens_bench.train import command as commanded
-from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.log import read_log
 from lens_bench.train.signals import Signals
+from lens_bench.trained import checkpoints
 
 from .commands import command, write_recipe
 from .conftest import tiny_recipe

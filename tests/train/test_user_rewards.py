@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lens_bench.train.begun import BEGUN
 from lens_bench.train.log import read_log
+from lens_bench.trained import BEGUN
 
 from .commands import command, write_recipe
 from .conftest import TINY, tiny_recipe

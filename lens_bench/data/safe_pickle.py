@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from lens_bench.data.jsonio import no_gc
-from lens_bench.data.pickle_machine import Broken, Forbidden, Machine
 from lens_bench.errors import DataError
+from lens_bench.pickle_machine import Broken, Forbidden, Machine
 
 _MAX_FILE = 2**30  # bytes; the largest refs(*).p has some 40 million
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lens_bench.checkpoint_files import TRANSFORMERS_FAILS
 from lens_bench.errors import CheckpointError
+from lens_bench.tensor_pickle import check_pickles
 
 Shape = tuple[int, ...]
 
@@ -113,7 +114,9 @@ def pickle_source(file: Path) -> MemorySource:
         CheckpointError: The file is missing, truncated, or holds something else than tensors.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
+        archive = _is_archive(file)
+        check_pickles(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
     except FileNotFoundError:
         raise CheckpointError(f"no file {file}") from None
     except _NOT_TENSORS as error:

@@ -23,6 +23,7 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import HubTokenizer
 from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import SafetensorsSource
+from lens_bench.tensor_pickle import check_pickles
 from lens_bench.train.assembly import Assembly
 from lens_bench.train.config import ModelConfig, TrainRecipe, without_folder
 from lens_bench.train.devices import agreed, from_first, layout
@@ -156,6 +157,7 @@ class Keeper:
             UsageError: It was written with DeepSpeed and is read without, or the other way round.
         """
         try:
+            check_pickles(folder / STATE)
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder} cannot be resumed: {' '.join(str(error).split())[:120]}") from None

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from lens_bench.data import safe_pickle
 from lens_bench.data.jsonio import clean_text
-from lens_bench.data.pickle_machine import Machine
 from lens_bench.data.safe_pickle import load_pickle
 from lens_bench.errors import DataError
+from lens_bench.pickle_machine import Machine
 
 PLAIN = {"a": [1, 2.5, None, True], "b": ("x", b"\xff\x00"), "c": {1, 2}, "d": frozenset({"é"}), "e": -(2**80), "": b""}
 

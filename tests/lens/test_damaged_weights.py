@@ -92,3 +92,33 @@ def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path: Path) -> None:
     assert file.stat().st_size < 100_000
     with pytest.raises(CheckpointError, match="unpacks to more than it holds"):
         pickle_source(file)
+
+
+def doubled(times: int) -> bytes:
+    """A tuple of twice the same tuple of twice the same, and so on, with an empty dictionary below it on the stack."""
+    twice = b"".join(b"h%c" % n + b"h%c" % n + b"\x86q%c" % (n + 1) for n in range(times))
+    return b"\x80\x02}q\x7f)q\x00" + twice + b"h\x7fh%c" % times
+
+
+BOMBS = {
+    "a doubled tuple as a key": doubled(60) + b"K\x01s.",
+    "a doubled tuple in a set": b"\x80\x02cbuiltins\nset\n" + doubled(60)[2:] + b"\x85R.",
+    "a nested tuple as a key": b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.",
+    "bytes of 2**40": b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (2**40).to_bytes(6, "little") + b"\x85R.",
+    "a text of 4 GB": b"\x80\x02X\xff\xff\xff\xff.",
+}
+
+
+@pytest.mark.parametrize("kind", ["archive", "legacy"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_torch_sees_it(tmp_path: Path, name: str, kind: str) -> None:
+    file = tmp_path / "bomb.pt"
+    if kind == "archive":
+        with zipfile.ZipFile(io.BytesIO(archive())) as plain, zipfile.ZipFile(file, "w") as bomb:
+            for entry in plain.infolist():
+                bomb.writestr(entry.filename, BOMBS[name] if entry.filename.endswith("data.pkl") else plain.read(entry))
+    else:
+        before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        file.write_bytes(b"".join(pickle.dumps(value, 2) for value in before) + BOMBS[name])
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of tensors: it (holds|is no pickle)"):
+        pickle_source(file)

@@ -2,16 +2,17 @@
 
 It imports nothing, allocates in proportion to the bytes it reads, and hashes only texts, bytes and numbers, so that its
 time and memory are linear in the size of the pickle. The operations are documented in ``pickletools`` of the standard
-library. ``safe_pickle`` says when it is used.
+library. ``data.safe_pickle`` reads REFER's files with it, ``tensor_pickle`` looks through checkpoints before torch.
 """
 
 from __future__ import annotations
 
 import codecs
+import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, NoReturn, TypeAlias
+from typing import ClassVar, Final, NoReturn, TypeAlias
 
 _MAX_LONG = 1024  # bytes of an integer
 _MAX_KEY = 2**60  # larger integers can be chosen so that their hashes collide
@@ -40,19 +41,29 @@ _ADMITTED: Final[dict[tuple[str, str], _Name]] = {
 }
 
 
-class Machine:
-    """Runs one pickle. ``at`` is the position of the next byte; ``stack`` what was built since the last mark."""
+_Operation: TypeAlias = Callable[["Machine"], None]
 
-    def __init__(self, data: bytes) -> None:
+
+class Machine:
+    """Runs one pickle. ``at`` is the position of the next byte; ``stack`` what was built since the last mark.
+
+    Args:
+        data: Where the pickle is.
+        at: Where in it the pickle begins.
+    """
+
+    operations: ClassVar[tuple[_Operation, ...]]
+
+    def __init__(self, data: bytes | mmap.mmap, at: int = 0) -> None:
         self.data = data
-        self.at = 0
+        self.at = at
         self.stack: list[object] = []
         self.marked: list[list[object]] = []
         self.memo: dict[int, object] = {}
 
     def run(self) -> object:
         """The object that the pickle describes."""
-        data, size, operations = self.data, len(self.data), _OPERATIONS
+        data, size, operations = self.data, len(self.data), self.operations
         while self.at < size:
             code = data[self.at]
             self.at += 1
@@ -97,7 +108,11 @@ class Machine:
         """The top ``count`` objects as one tuple."""
         if len(self.stack) < count:
             raise Broken("a tuple of more than there is")
-        self.stack[-count:] = [tuple(self.stack[-count:])]
+        self.stack[-count:] = [self.tuple(self.stack[-count:])]
+
+    def tuple(self, items: list[object]) -> object:
+        """A tuple of what was built."""
+        return tuple(items)
 
     def append(self, items: list[object]) -> None:
         """Add items to the list on top."""
@@ -113,14 +128,23 @@ class Machine:
             raise Broken(f"it assigns to {type(target).__name__}")
         for index in range(0, len(items), 2):
             key = items[index]
-            target[key if type(key) is str else _hashable(key)] = items[index + 1]
+            target[key if type(key) is str else self.hashable(key)] = items[index + 1]
+
+    def hashable(self, value: object) -> object:
+        """A key or an element, if its hash takes a time that its size bounds."""
+        if value is None or isinstance(value, str | bytes | float):
+            return value
+        if isinstance(value, int) and -_MAX_KEY <= value < _MAX_KEY:
+            return value
+        kind = "a large number" if isinstance(value, int) else type(value).__name__
+        raise Forbidden(f"{kind} as a key, where plain data has texts")
 
     def add(self, items: list[object]) -> None:
         """Add elements to the set on top."""
         target = self.stack[-1]
         if not isinstance(target, set):
             raise Broken(f"it adds to {type(target).__name__}")
-        target.update(map(_hashable, items))
+        target.update(map(self.hashable, items))
 
     def get(self, index: int) -> None:
         """Push an object that was remembered."""
@@ -142,7 +166,7 @@ class Machine:
             items = arguments[0] if len(arguments) == 1 else [] if not arguments else None
             if not isinstance(items, list | tuple):
                 raise Forbidden("a set of something other than a list")
-            elements = map(_hashable, items)
+            elements = map(self.hashable, items)
             self.stack.append(set(elements) if function is _Name.SET else frozenset(elements))
         elif function is _Name.BYTES and not arguments:
             self.stack.append(b"")
@@ -157,19 +181,8 @@ def _is_latin(arguments: tuple[object, ...]) -> bool:
     return len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1"
 
 
-def _hashable(value: object) -> object:
-    """A key or an element, if its hash takes a time that its size bounds."""
-    if value is None or isinstance(value, str | bytes | float):
-        return value
-    if isinstance(value, int) and -_MAX_KEY <= value < _MAX_KEY:
-        return value
-    kind = "a large number" if isinstance(value, int) else type(value).__name__
-    raise Forbidden(f"{kind} as a key, where plain data has texts")
-
-
 # ---------------------------------------------------------------------------------------------- operations
 
-_Operation: TypeAlias = Callable[[Machine], None]
 _STOP: Final = ord(".")
 
 
@@ -260,12 +273,14 @@ def _pop(m: Machine) -> None:
         m.unmark()
 
 
-def _made(kind: type[list[object]] | type[tuple[object, ...]]) -> _Operation:
-    def make(m: Machine) -> None:
-        items = m.unmark()
-        m.stack.append(kind(items))
+def _list(m: Machine) -> None:
+    items = m.unmark()
+    m.stack.append(items)
 
-    return make
+
+def _tuple(m: Machine) -> None:
+    items = m.unmark()
+    m.stack.append(m.tuple(items))
 
 
 def _dict(m: Machine) -> None:
@@ -276,7 +291,7 @@ def _dict(m: Machine) -> None:
 
 def _frozenset(m: Machine) -> None:
     items = m.unmark()
-    m.stack.append(frozenset(map(_hashable, items)))
+    m.stack.append(frozenset(map(m.hashable, items)))
 
 
 def _many(method: Callable[[Machine, list[object]], None]) -> _Operation:
@@ -331,7 +346,7 @@ _NAMED: Final[dict[bytes, _Operation]] = {
     b"\x8c": _text(1), b"X": _text(4), b"\x8d": _text(8), b"C": _bytes(1), b"B": _bytes(4), b"\x8e": _bytes(8),
     # containers; those that are made empty are new every time
     b"]": lambda m: m.stack.append([]), b"}": lambda m: m.stack.append({}), b")": _push(()),
-    b"\x8f": lambda m: m.stack.append(set()), b"(": _mark, b"l": _made(list), b"t": _made(tuple), b"d": _dict,
+    b"\x8f": lambda m: m.stack.append(set()), b"(": _mark, b"l": _list, b"t": _tuple, b"d": _dict,
     b"\x85": lambda m: m.tuple_of(1), b"\x86": lambda m: m.tuple_of(2), b"\x87": lambda m: m.tuple_of(3),
     b"\x91": _frozenset, b"a": _append, b"e": _many(Machine.append), b"s": _assign, b"u": _many(Machine.assign),
     b"\x90": _many(Machine.add),
@@ -340,7 +355,7 @@ _NAMED: Final[dict[bytes, _Operation]] = {
     b"p": _put(0), b"q": _put(1), b"r": _put(4), b"\x94": _memoize, b"g": _get(0), b"h": _get(1), b"j": _get(4),
     b"\x80": _protocol, b"\x95": _frame,
     # code
-    b"c": _global, b"\x93": _stack_global, b"R": Machine.reduce, b"i": _global,
+    b"c": _global, b"\x93": _stack_global, b"R": lambda m: m.reduce(), b"i": _global,
     b"o": _refused("an object of a class"), b"\x81": _refused("an object of a class"),
     b"\x92": _refused("an object of a class"), b"b": _refused("attributes of an object"),
     b"P": _refused("a persistent id"), b"Q": _refused("a persistent id"),
@@ -348,4 +363,12 @@ _NAMED: Final[dict[bytes, _Operation]] = {
     b"\x84": _refused("an extension code"), b"\x96": _refused("a bytearray"),
     b"\x97": _refused("a buffer outside the file"), b"\x98": _refused("a buffer outside the file"),
 }  # fmt: skip
-_OPERATIONS: Final[tuple[_Operation, ...]] = tuple(_NAMED.get(bytes((code,)), _unknown) for code in range(256))
+
+
+def table(more: Mapping[bytes, Callable[[Machine], None]]) -> tuple[Callable[[Machine], None], ...]:
+    """The operations by their code, with those in ``more`` in the place of the usual ones."""
+    named = {**_NAMED, **more}
+    return tuple(named.get(bytes((code,)), _unknown) for code in range(256))
+
+
+Machine.operations = table({})

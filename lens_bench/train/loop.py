@@ -22,6 +22,7 @@ from lens_bench.lock import FolderLock
 from lens_bench.out_of_memory import is_out_of_memory
 from lens_bench.train.album import Album, uses
 from lens_bench.train.assembly import assemble
+from lens_bench.train.base import require_base
 from lens_bench.train.begun import LOCK, Begun, clear, require_own, require_same, write_down
 from lens_bench.train.best import BestKeeper
 from lens_bench.train.checkpoint import Keeper
@@ -105,6 +106,7 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
             progress.note(f"{recipe.name} is finished: {result}")
             return result
         progress.note(f"{result} {missing}; training continues from the last checkpoint")
+    agreed(accelerator, lambda: require_base(recipe))
     check = DataCheck(accelerator, out, progress, fresh=where.fresh)
     data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"), check=check)
     digest = start_digest(recipe.model) if accelerator.is_main_process else None

@@ -18,6 +18,7 @@ from lens_bench.lens.placing import Precision
 from lens_bench.lens.prompts import HubTokenizer, Prompter, load_tokenizer
 from lens_bench.lens.recipe import Recipe
 from lens_bench.lens.sizes import qwen_base
+from lens_bench.train.base import require_base
 from lens_bench.train.config import ModelConfig, TrainRecipe
 from lens_bench.train.nano import nano_config, nano_model, word_tokenizer
 
@@ -44,8 +45,9 @@ def open_start(recipe: TrainRecipe, device: str | torch.device = "cpu") -> Start
 
     Raises:
         UsageError: The recipe names no start.
-        CheckpointError: A checkpoint is missing or does not fit.
+        CheckpointError: A checkpoint is missing (see ``require_base``) or does not fit.
     """
+    require_base(recipe)
     config, notes = recipe.model, list[str]()
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     precision = Precision(text=dtype, head=torch.float32, sam=torch.float32)
@@ -56,17 +58,12 @@ def open_start(recipe: TrainRecipe, device: str | torch.device = "cpu") -> Start
         loaded = load(folder, device, precision)
         lens, tokenizer = loaded.model, load_tokenizer(folder)
         notes += loaded.report.notes
-    elif config.qwen:
+    else:
         folder = Path(config.qwen).expanduser()
         shape = plain_config(config, hub_config(folder), _generation(folder))
         loaded = load_plain(shape, folder, Path(config.sam).expanduser(), recipe.seed, device, precision)
         lens, tokenizer = loaded.model, load_tokenizer(folder)
         notes += loaded.report.notes
-    else:
-        raise UsageError(
-            f"recipe {recipe.name} starts from a checkpoint, and none is named",
-            "--set model.checkpoint=DIR, or train the chain that the recipe belongs to",
-        )
     if lens.config.positions != "mrope":
         notes.append(f"the checkpoint's mask pass had {lens.config.positions} positions; training goes on with mrope")
     lens.config = as_trained(lens.config, config)

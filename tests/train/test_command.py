@@ -13,6 +13,7 @@ from lens_bench.lens.checkpoint import load
 from lens_bench.registry import find_model
 from lens_bench.train.command import data_place, make_missing, plan_jobs, train_command
 
+from .commands import command
 from .conftest import tiny_recipe
 
 STAGES = ("sam", "vision", "supervised", "grpo")
@@ -81,10 +82,60 @@ def test_dry_run_trains_nothing(
     assert text.count("trainable") == 4 and "sam_image" in text and "epochs" in text
 
 
-def test_a_stage_without_a_start_says_so(chain: Path, data_root: Path, tmp_path: Path) -> None:
+def failing(capsys: pytest.CaptureFixture[str], data_root: Path, recipe: object, out: Path, *settings: str) -> str:
+    """What the command says of a training that is refused for its checkpoint."""
+    assert command(Path(str(recipe)), out, data_root, *settings) == 5
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_stage_without_a_start_says_so(
+    chain: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UsageError, match="starts from a checkpoint") as caught:
         train_command(str(chain.parent / "vision.yaml"), folder=tmp_path / "out", data_root=data_root)
-    assert "model.checkpoint" in caught.value.hint
+    assert "model.checkpoint" in caught.value.hint and "hf download OuyBin/LENS --local-dir" in caught.value.hint
+    begun = tmp_path / "begun"
+    (begun / "checkpoint-00000002").mkdir(parents=True)
+    start = f"model.checkpoint={begun}"
+    said = failing(capsys, data_root, chain.parent / "vision.yaml", tmp_path / "out", start)
+    assert "has no final yet; checkpoints: checkpoint-00000002" in said
+    (begun / "final").mkdir()
+    said = failing(capsys, data_root, chain.parent / "vision.yaml", tmp_path / "out", start)
+    assert f"hint: --set {start}/final" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ([], "hf download Qwen/Qwen2.5-VL-3B-Instruct --local-dir pretrained/Qwen2.5-VL-3B-Instruct; or name"),
+        (
+            ["model.qwen={}"],
+            "hf download facebook/sam2-hiera-large sam2_hiera_large.pt --local-dir pretrained; or name",
+        ),
+        (
+            ["model.qwen={}", "model.sam=x/sam2.1_hiera_base_plus.pt"],
+            "hf download facebook/sam2.1-hiera-base-plus sam2.1_hiera_base_plus.pt --local-dir x; or",
+        ),
+        (
+            ["model.qwen={}", "model.sam=sam2-hiera-tiny"],
+            "hf download facebook/sam2-hiera-tiny --local-dir sam2-hiera-t",
+        ),
+        (["model.qwen=mine"], "there is no checkpoint folder mine hint: name another place with --set model.qwen=..."),
+        (["model={{checkpoint: w/LENS}}"], "hf download OuyBin/LENS --local-dir w/LENS; or"),
+    ],
+)
+def test_a_missing_base_says_how_to_fetch_it(
+    settings: list[str],
+    line: str,
+    data_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    settings = [setting.format(tmp_path / "here") for setting in settings]
+    assert line in failing(capsys, data_root, "lens-3b-stage1", tmp_path / "out", *settings)
 
 
 def test_generated_splits_are_made_where_they_are_missing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+NAME_HINT = "lower-case letters, digits and . + _ -"
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 
@@ -90,7 +91,7 @@ def load_yaml(path: Path) -> dict[str, object]:
 def _head(fields: Mapping[str, object], path: Path) -> Head:
     name, splits, aliases = fields.get("name"), fields.get("splits"), fields.get("aliases")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UsageError(f"{path}: name: {name!r} is not a name", "lower-case letters, digits and . + _ -")
+        raise UsageError(f"{path}: name: {name!r} is not a name", NAME_HINT)
     return Head(
         name=name,
         title=str(fields.get("title", "")),

@@ -17,7 +17,10 @@ def train(
         list[str] | None,
         typer.Option("--set", help="key=value over the recipe; stage:key=value in a chain. Repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/train/RECIPE.")] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the result, of its folder and of its model card; default: the recipe's.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: results/train/NAME.")] = None,
     data_root: DataRoot = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew: the training that is there is thrown away.")
@@ -37,6 +40,7 @@ def train(
     train_command(
         recipe,
         setting or [],
+        result=name,
         folder=out,
         data_root=root_of(data_root),
         fresh=fresh,

@@ -16,6 +16,7 @@ from lens_bench.atomic import write_text
 from lens_bench.console import err, facts, note, out
 from lens_bench.data.shapes.make import folder_of, make, splits
 from lens_bench.errors import UsageError
+from lens_bench.heads import NAME, NAME_HINT
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
 from lens_bench.train.rewards import require_rewards
@@ -42,6 +43,7 @@ def train_command(
     name: str,
     settings: Sequence[str] = (),
     *,
+    result: str = "",
     folder: Path | None = None,
     data_root: Path,
     fresh: bool = False,
@@ -54,6 +56,8 @@ def train_command(
     Args:
         name: Of a recipe, or the path of a YAML file.
         settings: ``key=value``; for a chain, ``stage:key=value`` reaches one of its stages, ``key=value`` all.
+        result: Name of the result: of its model card and, where ``folder`` is not given, of its folder. Stages of a
+            chain before the last one are called ``RESULT-STAGE``.
         folder: Where to, ``results/train/NAME`` by default.
         data_root: Where suites lie; missing generated ones are made there.
         fresh: Throw away what is there.
@@ -66,7 +70,7 @@ def train_command(
     Raises:
         LensBenchError: See ``loop.train``.
     """
-    jobs = plan_jobs(name, settings, folder, paper_data=paper_data)
+    jobs = plan_jobs(name, settings, folder, result=result, paper_data=paper_data)
     if gpus > 1 and not dry_run:
         raise UsageError(
             "--gpus is for --dry-run; a training has as many processes as it is launched with",
@@ -82,33 +86,37 @@ def train_command(
 
     if _first() and _is_chain(name):
         _write_chain([job.folder for job in jobs])
-    result: Path | None = None
+    done: Path | None = None
     with Signals() as signals:
         for job in jobs:
             recipe = job.recipe
             # A stage that names its own start keeps it.
-            if result is not None and not (recipe.model.checkpoint or recipe.model.qwen):
-                model = recipe.model.model_copy(update={"checkpoint": str(result)})
+            if done is not None and not (recipe.model.checkpoint or recipe.model.qwen):
+                model = recipe.model.model_copy(update={"checkpoint": str(done)})
                 recipe = recipe.model_copy(update={"model": model})
             root = data_place(job, data_root)
             progress, where = TrainProgress(), Where(job.folder, root, fresh, signals.asked)
-            result = train(recipe, where, progress, partial(make_missing, recipe, root))
-            progress.note(f"{recipe.name}: {result}")
-    return result
+            done = train(recipe, where, progress, partial(make_missing, recipe, root))
+            progress.note(f"{recipe.name}: {done}")
+    return done
 
 
-def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_data: bool = False) -> list[Job]:
+def plan_jobs(
+    name: str, settings: Sequence[str], folder: Path | None, *, result: str = "", paper_data: bool = False
+) -> list[Job]:
     """The stages of a recipe, in order, with where each goes.
 
     Raises:
-        UsageError: No such recipe, a setting for a stage that is none of the chain's, one start for all stages, or a
-            chain inside a chain.
+        UsageError: No such recipe, a result that cannot be called so, a setting for a stage that is none of the
+            chain's, one start for all stages, or a chain inside a chain.
     """
+    if result and not NAME.fullmatch(result):
+        raise UsageError(f"--name {result!r} is not a name", NAME_HINT)
     for_all = [s for s in settings if ":" not in s.partition("=")[0]]
     recipe = load_recipe(name, [] if _is_chain(name) else settings)
-    place = folder or Path("results") / "train" / recipe.name
+    place = folder or Path("results") / "train" / (result or recipe.name)
     if isinstance(recipe, TrainRecipe):
-        return [Job(_with_paper_data(recipe, paper_data), place)]
+        return [Job(_with_paper_data(_called(recipe, result), paper_data), place)]
     known = {link.recipe for link in recipe.chain}
     for setting in settings:
         stage, colon, _ = setting.partition("=")[0].partition(":")
@@ -131,7 +139,9 @@ def plan_jobs(name: str, settings: Sequence[str], folder: Path | None, *, paper_
         if jobs and loaded.model.fresh is not None:
             raise UsageError(f"{name}: {link.recipe} starts from nothing in the middle of a chain")
         target = place / f"{number}-{loaded.name}"
-        jobs.append(Job(_with_paper_data(loaded, paper_data), target, jobs[-1].folder if jobs else None))
+        last = number == len(recipe.chain)
+        called = _called(loaded, result if last or not result else f"{result}-{loaded.name}")
+        jobs.append(Job(_with_paper_data(called, paper_data), target, jobs[-1].folder if jobs else None))
     return jobs
 
 
@@ -176,6 +186,11 @@ def _is_chain(name: str) -> bool:
 def _is_named(recipe: str, stage: str) -> bool:
     """Whether a setting means this stage: by its name, by its path, or by the end of that, as the chain has it."""
     return recipe == stage or recipe.endswith(f"/{stage}")
+
+
+def _called(recipe: TrainRecipe, result: str) -> TrainRecipe:
+    """A recipe whose result has a name of the user's; the title is that of another model then."""
+    return recipe.model_copy(update={"model_name": result, "model_title": ""}) if result else recipe
 
 
 def _with_paper_data(recipe: TrainRecipe, paper_data: bool) -> TrainRecipe:

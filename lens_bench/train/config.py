@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from lens_bench.heads import NAME, NAME_HINT
 from lens_bench.lens.recipe import Recipe
 from lens_bench.train.saving import Saving
 from lens_bench.train.sizes import Count, Sizes
@@ -384,6 +385,13 @@ class Runtime(_Part):
         return "no" if value is False else value
 
 
+def require_name(name: str) -> str:
+    """A name of a folder and a model card. Raises ``ValueError`` where it is none."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name: {NAME_HINT}")
+    return name
+
+
 class TrainRecipe(_Part):
     """One stage.
 
@@ -415,6 +423,11 @@ class TrainRecipe(_Part):
     saving: Saving = Saving()
     stop: Stop = Stop()
     runtime: Runtime = Runtime()
+
+    @field_validator("name", "model_name")
+    @classmethod
+    def _is_a_name(cls, name: str, info: ValidationInfo) -> str:
+        return name if info.field_name == "model_name" and not name else require_name(name)
 
     @model_validator(mode="after")
     def _fits(self) -> TrainRecipe:
@@ -461,6 +474,11 @@ class ChainRecipe(_Part):
     name: str
     title: str = ""
     chain: tuple[Link, ...] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return require_name(name)
 
 
 AnyRecipe = TrainRecipe | ChainRecipe

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lens_bench.cli.app import app
 from lens_bench.errors import UsageError
 from lens_bench.lens.checkpoint import load
 from lens_bench.registry import find_model
@@ -71,6 +72,34 @@ def test_a_stage_of_a_chain_starts_from_what_is_named_for_it(chain: Path, data_r
     with pytest.raises(UsageError, match=r"every stage of .* would start from it") as caught:
         train_command(str(chain), [f"model.checkpoint={other}"], folder=tmp_path / "out", data_root=data_root)
     assert f"{chain.parent / 'sam.yaml'}:model.checkpoint=" in caught.value.hint
+
+
+def test_a_result_has_the_name_that_is_asked_for(
+    chain: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", str(chain), "--data-root", str(data_root), "--set", "model_title=Another"]
+    app([*arguments, "--name", "try-1", "--set", "optimiser.steps=1"], standalone_mode=False)
+    place = Path("results/train/try-1")
+    cards = [find_model(f"./{place}/{number}-tiny-{stage}") for number, stage in enumerate(STAGES, start=1)]
+    assert [card.name for card in cards] == ["try-1-tiny-sam", "try-1-tiny-vision", "try-1-tiny-supervised", "try-1"]
+    assert cards[-1].title == "try-1" and find_model(f"./{place}").name == "try-1"
+    # The folder alone is another choice, and a single stage is called as it is asked for.
+    arguments[1] = str(chain.parent / "sam.yaml")
+    app([*arguments, "--name", "try-2", "--out", "there", "--set", "optimiser.steps=1"], standalone_mode=False)
+    assert find_model("./there").name == "try-2" and not Path("results/train/try-2").exists()
+    capsys.readouterr()
+    for name in ("Try", "a/b", "..", " "):
+        with pytest.raises(SystemExit) as stop:
+            app([*arguments, "--name", name], prog_name="lens-bench")
+        assert stop.value.code == 2
+        assert f"--name {name!r} is not a name" in " ".join(capsys.readouterr().err.split())
+
+
+def test_smoke_is_not_called_as_the_model_that_ships() -> None:
+    names = [job.recipe.model_name or job.recipe.name for job in plan_jobs("nano-smoke", [], None)]
+    assert names[-1] == "nano-smoke" and not {"lens-nano", "sft-nano", "stage1-nano"} & set(names)
+    assert plan_jobs("nano", [], None)[-1].recipe.model_name == "lens-nano"
 
 
 def test_dry_run_trains_nothing(

@@ -143,6 +143,8 @@ def test_what_does_not_fit_is_refused(settings: list[str], message: str) -> None
         (['answer.text="{} {box}"'], "answer: text cannot be filled in"),
         (['answer.box="{x9}"'], r"answer: box cannot be filled in: .*\{x1\}, \{y1\}, \{x2\}, \{y2\}; a brace"),
         (["model.prompt.question=the {expresion}"], r"model\.prompt: question needs the placeholder \{expression\}"),
+        (["name=My Recipe"], "name: 'My Recipe' is not a name: lower-case letters"),
+        (["model_name=a/b"], "model_name: 'a/b' is not a name"),
         (["model.prompt.qestion=x"], r"model\.prompt: there is no such key 'qestion'"),
         (["answer.box='{\"bbox_2d\": [{x1}, {y1}, {x2}, {y2}]}'"], "a brace that is meant as one is doubled"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -89,7 +89,9 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class Checked:
+    """What checking one image with its annotations gave; see ``VerifyReport`` for the fields."""
+
     findings: tuple[Finding, ...]
     empty: tuple[Finding, ...] = ()
     overlapping: int = 0
@@ -97,7 +99,12 @@ class _Checked:
 
 
 def verify_split(
-    split: Split, *, decode: bool = True, workers: int = 2, progress: Progress | None = None
+    split: Split,
+    *,
+    decode: bool = True,
+    workers: int = 2,
+    progress: Progress | None = None,
+    known: MutableMapping[str, Checked] | None = None,
 ) -> VerifyReport:
     """Check one split completely. Open it with ``allow_partial=True`` to get a report on wrong counts too.
 
@@ -105,17 +112,25 @@ def verify_split(
         split: The split.
         decode: Decode every image. Without it, images are only looked for.
         workers: Threads; decoding and rasterising release the interpreter's lock for the most part.
-        progress: Called after every image with (done, all).
+        progress: Called after every image with (done, all). Where it raises, images that wait are not checked any more.
+        known: What earlier checks gave, by the id of the image, which is not checked again; the others are added.
     """
+    known = {} if known is None else known
     gone = {sample.image_id: sample for sample in missing_images(split.samples)}
     groups = group_by_image(split.samples)
-    results: list[_Checked] = []
+    waiting = [(image_id, samples) for image_id, samples in groups if image_id not in known]
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        jobs = pool.map(lambda group: _check(group[1], decode=decode and group[0] not in gone), groups)
-        for done, result in enumerate(jobs, 1):
-            results.append(result)
-            if progress is not None:
-                progress(done, len(groups))
+        jobs = [pool.submit(_check, samples, decode=decode and image_id not in gone) for image_id, samples in waiting]
+        try:
+            for done, ((image_id, _), job) in enumerate(
+                zip(waiting, jobs, strict=True), len(groups) - len(waiting) + 1
+            ):
+                known[image_id] = job.result()
+                if progress is not None:
+                    progress(done, len(groups))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    results = [known[image_id] for image_id, _ in groups]
     missing = [Finding("missing image", sample.id, sample.image.name) for sample in gone.values()]
     empty = [finding for result in results for finding in result.empty]
     source, card = split.source, split.suite.splits[split.name]
@@ -149,7 +164,7 @@ def _wrong_counts(expected: Expected, found: Counts) -> tuple[str, ...]:
     return tuple(n for n in nouns if getattr(expected, n) not in (None, getattr(found, n)))
 
 
-def _check(samples: Sequence[Sample], *, decode: bool) -> _Checked:
+def _check(samples: Sequence[Sample], *, decode: bool) -> Checked:
     findings: list[Finding] = []
     if decode:
         findings += _check_image(samples)
@@ -166,7 +181,7 @@ def _check(samples: Sequence[Sample], *, decode: bool) -> _Checked:
         if covers_nothing(truth):
             size = f"{truth.size[1]}x{truth.size[0]}"
             empty.append(Finding("empty annotation", sample.id, f"it covers no pixel of its image of {size}"))
-    return _Checked(tuple(findings), tuple(empty), overlapping, no_target)
+    return Checked(tuple(findings), tuple(empty), overlapping, no_target)
 
 
 def _check_image(samples: Sequence[Sample]) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from lens_bench.atomic import write_text
 from lens_bench.console import err, facts, note, out
 from lens_bench.data.shapes.make import folder_of, make, splits
-from lens_bench.errors import UsageError
+from lens_bench.errors import Preempted, UsageError
 from lens_bench.heads import NAME, NAME_HINT
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
@@ -96,7 +96,7 @@ def train_command(
                 recipe = recipe.model_copy(update={"model": model})
             root = data_place(job, data_root)
             progress, where = TrainProgress(), Where(job.folder, root, fresh, signals.asked)
-            done = train(recipe, where, progress, partial(make_missing, recipe, root))
+            done = train(recipe, where, progress, partial(make_missing, recipe, root, signals.asked))
             progress.note(f"{recipe.name}: {done}")
     return done
 
@@ -159,11 +159,22 @@ def data_place(job: Job, data_root: Path) -> Path:
     return data_root if images is None else job.folder.parent / f"data-{images}"
 
 
-def make_missing(recipe: TrainRecipe, root: Path) -> None:
-    """Make the splits of generated suites that a recipe names and that are not there."""
+def make_missing(recipe: TrainRecipe, root: Path, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+    """Make the splits of generated suites that a recipe names and that are not there.
+
+    Raises:
+        Preempted: It was asked to stop. A split that is not complete is not kept.
+    """
+
+    def look(done: int, total: int) -> None:
+        if done < total and asked_to_stop():
+            raise Preempted(
+                f"a signal stopped the making of data behind image {done} of {total}", "the same command starts over"
+            )
+
     for suite, split in _missing(recipe, root):
         note(f"making {suite} {split} in {root}")
-        make(suite, split, root, images=recipe.data.images)
+        make(suite, split, root, progress=look, images=recipe.data.images)
 
 
 def _missing(recipe: TrainRecipe, root: Path) -> list[tuple[str, str]]:

@@ -107,7 +107,7 @@ def _train(recipe: TrainRecipe, where: Where, progress: Progress, accelerator: A
             return result
         progress.note(f"{result} {missing}; training continues from the last checkpoint")
     agreed(accelerator, lambda: require_base(recipe))
-    check = DataCheck(accelerator, out, progress, fresh=where.fresh)
+    check = DataCheck(accelerator, out, progress, fresh=where.fresh, asked_to_stop=where.asked_to_stop)
     data = open_data(recipe.data, where.data_root, with_things=recipe.stage in ("sam", "vision"), check=check)
     digest = start_digest(recipe.model) if accelerator.is_main_process else None
     begun = Begun(recipe, data.hashes, digest, data.counts)

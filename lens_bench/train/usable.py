@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
+from pydantic import TypeAdapter
 
 from lens_bench.data.images import ImageFile
 from lens_bench.data.split import Split
-from lens_bench.data.verify import Finding, verify_split
-from lens_bench.errors import DataError
+from lens_bench.data.verify import Checked, Finding, verify_split
+from lens_bench.errors import DataError, Preempted
 from lens_bench.lens.images import MAX_ASPECT
 from lens_bench.parsing import parse_json
 from lens_bench.progress import counting
@@ -44,20 +47,34 @@ class DataCheck:
         folder: Of the stage; ``left_out.json`` in it says what was left out, and why.
         fresh: Do not look at what an earlier training in the folder left out.
         progress: Is told how much is left out.
+        asked_to_stop: Whether to stop; asked behind every image.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, progress: Progress, *, fresh: bool) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        progress: Progress,
+        *,
+        fresh: bool,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._accelerator = accelerator
         self._path = folder / LEFT_OUT
         self._progress = progress
+        self._asked_to_stop = asked_to_stop
         self._found: dict[str, Problems] = {}
         if not fresh and self._path.is_file():
             self._found = read_left_out(self._path)
 
     def __call__(self, name: str, split: Split) -> Problems:
-        """Reasons, by sample id, against using expressions of the split ``name`` (``suite/split``)."""
+        """Reasons, by sample id, against using expressions of the split ``name`` (``suite/split``).
+
+        Raises:
+            Preempted: The first process was asked to stop. The next training goes on behind the last image.
+        """
         if name not in self._found:
-            found = from_first(self._accelerator, lambda: find_problems(name, split))
+            found = from_first(self._accelerator, lambda: find_problems(name, split, self._asked_to_stop))
             self._found[name] = found
             for line in in_words(name, found):
                 self._progress.note(line)
@@ -97,8 +114,12 @@ def in_words(name: str, problems: Problems) -> list[str]:
     ]
 
 
-def find_problems(name: str, split: Split) -> Problems:
-    """Decode every image and rasterise every annotation of a split, or recall what that gave."""
+def find_problems(name: str, split: Split, asked_to_stop: Callable[[], bool] = lambda: False) -> Problems:
+    """Decode every image and rasterise every annotation of a split, or recall what that gave.
+
+    Raises:
+        Preempted: It was asked to stop. What was checked is remembered.
+    """
     folder = cache_folder()
     path = None if folder is None else folder / f"{split.content_hash[:24]}-problems.json"
     state = _state(split)
@@ -107,14 +128,57 @@ def find_problems(name: str, split: Split) -> Problems:
             known = parse_json(path.read_bytes())
             if isinstance(known, dict) and known.get("state") == state:
                 return _problems(known.get("problems"))
-    with counting(f"checking images of {name}") as progress:
-        findings = verify_split(split, workers=os.cpu_count() or 1, progress=progress).findings
+    begun = None if path is None else path.with_name(path.name.replace("-problems", "-checked"))
+    findings = _check(name, split, state, begun, asked_to_stop)
     problems = _by_sample(split, findings)
-    if path is not None:
-        with suppress(OSError):  # a folder that cannot be written costs only the time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"state": state, "problems": problems})
+    if path is not None and begun is not None:
+        _remember(path, {"state": state, "problems": problems})
+        with suppress(OSError):
+            begun.unlink(missing_ok=True)
     return problems
+
+
+def _check(
+    name: str, split: Split, state: str, begun: Path | None, asked_to_stop: Callable[[], bool]
+) -> tuple[Finding, ...]:
+    """Check every image that was not checked before; ``begun`` remembers those where it is interrupted."""
+    known = {} if begun is None else _recall(begun, split, state)
+    before = len(known)
+
+    def report(done: int, total: int) -> None:
+        shown(done, total)
+        if done < total and asked_to_stop():
+            raise Preempted(
+                f"a signal stopped the check of {name} behind image {done} of {total}",
+                "the same command continues" + (" behind it" if begun is not None else " from the first image on"),
+            )
+
+    try:
+        with counting(f"checking images of {name}") as shown:
+            return verify_split(split, workers=os.cpu_count() or 1, progress=report, known=known).findings
+    except BaseException:  # also Ctrl-C
+        if begun is not None and len(known) > before:
+            images = {image_id: asdict(checked) for image_id, checked in known.items()}
+            _remember(begun, {"state": state, "images": images})
+        raise
+
+
+def _remember(path: Path, content: dict[str, object]) -> None:
+    with suppress(OSError):  # a folder that cannot be written costs only the time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+
+def _recall(path: Path, split: Split, state: str) -> dict[str, Checked]:
+    """What an interrupted check of the same images gave, by image; nothing where there was none."""
+    with suppress(OSError, ValueError):
+        content = parse_json(path.read_bytes())
+        if isinstance(content, dict) and content.get("state") == state:
+            found = TypeAdapter(dict[str, Checked]).validate_python(content.get("images"))
+            ids = {sample.id for sample in split.samples}
+            told = [f.sample_id for checked in found.values() for f in (*checked.findings, *checked.empty)]
+            return found if ids.issuperset(told) else {}
+    return {}
 
 
 def _by_sample(split: Split, findings: tuple[Finding, ...]) -> dict[str, str]:

@@ -50,19 +50,29 @@ def whole(recipe: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def killed(recipe: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("killed") / "out"
-    (recipe.parent / "hold").write_text("")
-    script = "from tests.train.commands import main; main()"
-    arguments = [sys.executable, "-c", script, str(recipe), str(out), str(data_root)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as child:
-        wait_for(recipe.parent / "reached")
-        assert len(read_log(out / "train_log.jsonl")) == STEP - 1
-        child.send_signal(signal.SIGTERM)
-        (recipe.parent / "hold").unlink()
-        said = " ".join(child.communicate(timeout=120)[1].split())
-    assert child.returncode == Preempted.exit_code, said
+    code, said = signalled(recipe, out, data_root, signal.SIGTERM)
+    assert code == Preempted.exit_code, said
     assert f"was stopped by a signal after step {STEP} of {STEPS}" in said
     assert [path.name for path in checkpoints(out)] == [f"checkpoint-{STEP:08d}"]
     return out
+
+
+def signalled(recipe: Path, out: Path, data_root: Path, number: signal.Signals) -> tuple[int, str]:
+    """Train in a process of its own, which gets a signal in the middle of a step; its code and what it said."""
+    hold, reached = recipe.parent / "hold", recipe.parent / "reached"
+    reached.unlink(missing_ok=True)
+    hold.write_text("")
+    script = "from tests.train.commands import main; main()"
+    arguments = [sys.executable, "-c", script, str(recipe), str(out), str(data_root)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as child:
+        wait_for(reached)
+        assert len(read_log(out / "train_log.jsonl")) == STEP - 1
+        child.send_signal(number)
+        if number != signal.SIGINT:
+            hold.unlink()
+        said = " ".join(child.communicate(timeout=120)[1].split())
+    hold.unlink(missing_ok=True)
+    return child.returncode, said
 
 
 def resumed(killed: Path, recipe: Path, out: Path, data_root: Path, *settings: str) -> Path:
@@ -111,3 +121,9 @@ def test_settings_that_change_the_order_of_sums_change_rounding_alone(
     assert change["step"] == STEP and list(change["settings"]) == [setting.partition("=")[0]]
     for mine, theirs in zip(*logs, strict=True):
         close(mine, theirs)  # type: ignore[arg-type]
+
+
+def test_ctrl_c_ends_it_at_once(recipe: Path, data_root: Path, tmp_path: Path) -> None:
+    code, said = signalled(recipe, tmp_path / "out", data_root, signal.SIGINT)
+    assert code == 130, said
+    assert not checkpoints(tmp_path / "out") and len(read_log(tmp_path / "out" / "train_log.jsonl")) == STEP - 1

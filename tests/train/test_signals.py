@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lens_bench.errors import Preempted
+from lens_bench.train import checkpoint, evaluate, rollout
 from lens_bench.train import command as commanded
 from lens_bench.train.log import read_log
 from lens_bench.train.signals import Signals
@@ -70,6 +69,87 @@ def test_asked_to_stop_and_resumed_is_uninterrupted(
     assert logs[0] == logs[1] and len(logs[0]) == 5
 
 
+# ---------------------------------------------------------------------------------------------- at any moment
+
+
+class Twice:
+    """Sends SIGTERM twice in the middle of a call."""
+
+    def __init__(self, real: Callable[..., object], at: int) -> None:
+        self.real, self.at, self.calls = real, at, 0
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        self.calls += 1
+        if self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        out = self.real(*arguments, **named)
+        if self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return out
+
+
+EVALUATED = {**OVER, "evaluation": {"split": "shapes/val", "every": 2, "samples": 4}, "saving": {"every": 3}}
+
+
+@pytest.fixture(scope="module")
+def evaluated(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A recipe that looks at a split now and then, and its uninterrupted training."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    recipe = write_recipe(tiny_recipe("grpo", EVALUATED), folder / "recipe.yaml")
+    assert command(recipe, folder / "whole", data_root) == 0
+    return recipe, folder / "whole"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "step"),
+    [
+        (evaluate.Engine, "answer", 1, 2),
+        (rollout.HfSampler, "_row", 20, 2),  # 16 answers a step: between reading prompts and decoding
+        (rollout._Inverse, "__call__", 2, 1),
+        (checkpoint, "seal", 1, 3),
+        (checkpoint, "put_in_place", 1, 3),
+        (checkpoint.Keeper, "_rotate", 1, 3),
+    ],
+)
+def test_two_signals_at_any_moment_lose_nothing(
+    owner: object,
+    name: str,
+    call: int,
+    step: int,
+    evaluated: tuple[Path, Path],
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, whole = evaluated
+    with monkeypatch.context() as patch:
+        twice = Twice(getattr(owner, name), call)
+        patch.setattr(owner, name, lambda *arguments, **named: twice(*arguments, **named))
+        assert command(recipe, tmp_path / "parts", data_root) == AGAIN
+    assert twice.calls >= call
+    assert [path.name for path in checkpoints(tmp_path / "parts")] == [f"checkpoint-{step:08d}"]
+    assert len(read_log(tmp_path / "parts" / "train_log.jsonl")) == step
+    assert command(recipe, tmp_path / "parts", data_root) == 0
+    assert same(whole / "final", tmp_path / "parts" / "final")
+    logs = [numbers(read_log(folder / "train_log.jsonl")) for folder in (whole, tmp_path / "parts")]
+    assert logs[0] == logs[1] and "eval/giou" in logs[0][1]
+
+
+def test_a_signal_while_the_checkpoint_of_another_is_written(
+    evaluated: tuple[Path, Path], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, whole = evaluated
+    with monkeypatch.context() as patch:
+        twice = Twice(checkpoint.put_in_place, 1)
+        patch.setattr(commanded, "TrainProgress", Sending)
+        patch.setattr(checkpoint, "put_in_place", twice)
+        assert command(recipe, tmp_path / "parts", data_root) == AGAIN
+    assert twice.calls == 1
+    assert [path.name for path in checkpoints(tmp_path / "parts")] == ["checkpoint-00000002"]
+    assert command(recipe, tmp_path / "parts", data_root) == 0
+    assert same(whole / "final", tmp_path / "parts" / "final")
+
+
 def test_asked_in_the_last_step_it_finishes_and_the_next_stage_does_not_begin(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,28 +167,6 @@ def test_asked_in_the_last_step_it_finishes_and_the_next_stage_does_not_begin(
     assert not read_log(tmp_path / "out" / "2-tiny-vision" / "train_log.jsonl")
     monkeypatch.setattr(Sending, "at", 99)
     assert command(chain, tmp_path / "out", data_root) == 0
-
-
-def test_a_process_of_its_own_that_is_killed_with_term(data_root: Path, tmp_path: Path) -> None:
-    """``kill -TERM`` from outside, whenever it comes; Ctrl-C is still 130."""
-    recipe = write_recipe(tiny_recipe("supervised"), tmp_path / "recipe.yaml")
-    for number, code in ((signal.SIGTERM, AGAIN), (signal.SIGINT, 130)):
-        out = tmp_path / f"parts{number}"
-        # Long enough that it cannot be over before the signal comes; ``test_preemption`` resumes.
-        arguments = [str(recipe), str(out), str(data_root), "optimiser.schedule=constant", "optimiser.steps=100000"]
-        script = "from tests.train.commands import main; main()"
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-        )
-        assert child.stderr is not None
-        log = out / "train_log.jsonl"
-        while child.poll() is None and not (log.is_file() and len(read_log(log)) >= 2):
-            pass
-        child.send_signal(number)
-        said = child.communicate()[1]
-        assert child.returncode == code, said
-        done = len(read_log(log))
-        assert [path.name for path in checkpoints(out)] == ([f"checkpoint-{done:08d}"] if code == AGAIN else []), said
 
 
 def test_handlers_are_left_alone_outside_the_main_thread() -> None:

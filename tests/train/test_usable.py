@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,10 @@ import yaml
 
 from lens_bench import masks
 from lens_bench.cli.app import app
+from lens_bench.data import verify
 from lens_bench.data.split import open_split
 from lens_bench.errors import RunError
+from lens_bench.records import Sample
 from lens_bench.registry import find_suite
 from lens_bench.train.album import truth_of
 from lens_bench.train.data import open_data, open_items
@@ -20,6 +27,7 @@ from lens_bench.train.log import read_log
 from lens_bench.train.loop import Where, train
 from lens_bench.train.usable import LEFT_OUT, find_problems
 
+from .commands import command, write_recipe
 from .conftest import Watcher, tiny_recipe
 from .own_set import BROKEN, LONG, NO_BOX, OUTSIDE, write_own_set
 
@@ -50,6 +58,87 @@ def test_what_cannot_be_used_is_found_and_remembered(own: Path, monkeypatch: pyt
     split.samples[0].image.path.touch()  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="decoded again"):
         find_problems("coco-json/train", split)
+
+
+class Signalled:
+    """Sends SIGTERM to this process in the middle of a check, and slows down what comes after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.calls, self.at, self._real = 0, at, verify._check
+        monkeypatch.setattr(verify, "_check", self)
+        monkeypatch.setattr("lens_bench.train.usable.os.cpu_count", lambda: 1)
+
+    def __call__(self, samples: Sequence[Sample], *, decode: bool) -> verify.Checked:
+        self.calls += 1
+        if self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.calls >= self.at:
+            time.sleep(0.1)
+        return self._real(samples, decode=decode)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_signal_stops_the_check_and_what_was_checked_is_not_checked_again(
+    cache: bool, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tiny_recipe("supervised", {"data": OWN, "evaluation": SEEN}), tmp_path / "recipe.yaml")
+    assert command(recipe, tmp_path / "whole", own) == 0
+    shutil.rmtree(tmp_path / "cache")
+    if not cache:
+        monkeypatch.setenv("LENS_BENCH_CACHE", "off")
+    first = Signalled(monkeypatch, at=6)
+    capsys.readouterr()
+    assert command(recipe, tmp_path / "parts", own) == 75
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a signal stopped the check of coco-json/" in said and "the same command continues" in said
+    assert 6 <= first.calls < 12 and not read_log(tmp_path / "parts" / "train_log.jsonl")
+    kept = list((tmp_path / "cache").glob("*-checked.json"))
+    done = sum(len(json.loads(path.read_text())["images"]) for path in kept)
+    assert done >= 5 if cache else not kept
+    second = Signalled(monkeypatch, at=99)
+    assert command(recipe, tmp_path / "parts", own) == 0
+    images = len(list(own.glob("my_suite/*/images/*.png")))
+    assert second.calls == images - done
+    assert not list((tmp_path / "cache").glob("*-checked.json"))
+    one, other = (tmp_path / name / LEFT_OUT for name in ("whole", "parts"))
+    assert json.loads(one.read_text()) == json.loads(other.read_text())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": "another", "images": {}}', "unknown", "shape"])
+def test_a_broken_memory_of_a_check_costs_only_the_time(
+    content: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = open_split(find_suite("coco-json"), "train", own, allow_partial=True)
+    whole = find_problems("coco-json/train", split)
+    (path,) = (tmp_path / "cache").glob("*-problems.json")
+    state = json.loads(path.read_text())["state"]
+    finding = {"kind": "broken image", "sample_id": "of another split", "detail": ""}
+    checked = {"findings": [finding], "empty": [], "overlapping": 0, "no_target": 0}
+    more = {"unknown": {"0": checked}, "shape": {"0": 1}}
+    if content in more:
+        content = json.dumps({"state": state, "images": more[content]})
+    path.rename(path.with_name(path.name.replace("-problems", "-checked"))).write_text(content)
+    counted = Signalled(monkeypatch, at=99)
+    assert find_problems("coco-json/train", split) == whole and counted.calls == 16
+
+
+def test_a_signal_stops_the_making_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = importlib.import_module("lens_bench.data.shapes.make")
+    real = make._draw_chunk
+
+    def draw(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(make, "_draw_chunk", draw)
+    recipe = write_recipe(tiny_recipe("sam", {"data": {"images": 2 * make._CHUNK}}), tmp_path / "recipe.yaml")
+    (tmp_path / "data").mkdir()
+    assert command(recipe, tmp_path / "out", tmp_path / "data") == 75
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"a signal stopped the making of data behind image {make._CHUNK} of {2 * make._CHUNK}" in said
+    assert not list(tmp_path.glob("data*/shapes/*"))
 
 
 def test_the_box_of_the_mask_stands_in_for_a_placeholder(own: Path) -> None:

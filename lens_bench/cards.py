@@ -68,6 +68,7 @@ class ModelCard(_Card):
     summary: str
     adapter: str
     aliases: tuple[Name, ...] = ()
+    suites: tuple[Name, ...] = Field(default=(), description="Where to begin with it: the suites it was trained for.")
     licence: str = ""
     source: str = ""
     weights: Weights | None = None

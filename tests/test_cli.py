@@ -72,6 +72,12 @@ def test_list_recipes(cli: Any) -> None:
     assert "did you mean recipes" in cli("list", "recipe").stderr
 
 
+def test_show_suggests_the_suites_of_a_model(cli: Any) -> None:
+    shown = cli("show", "lens-3b").stdout
+    assert "run it" in shown and "lens-bench run --suite refcoco,refcoco+,refcocog --model lens-3b" in shown
+    assert "run it" not in cli("show", "oracle").stdout
+
+
 def test_show_a_recipe(cli: Any, tmp_path: Path) -> None:
     shown = cli("show", "nano", "--data-root", tmp_path).stdout
     rows = [line.split(maxsplit=1) for line in shown.splitlines() if line.strip()]

@@ -77,7 +77,7 @@ def show(name: str, data_root: Path | None = None, *, as_json: bool = False) -> 
     else:
         if not any(name in (c.name, *c.aliases) for c in catalogue().models):
             _refuse_path(name, path)
-        _show_model(_model(name), as_json=as_json)
+        _show_model(_model(name), name, as_json=as_json)
 
 
 def _show_recipe(name: str, data_root: Path | None, *, as_json: bool) -> None:
@@ -87,7 +87,7 @@ def _show_recipe(name: str, data_root: Path | None, *, as_json: bool) -> None:
         print_json({**(model.model_dump(mode="json") if model else {}), "recipe": recipe_json(name)}, indent=2)
         return
     if model is not None:
-        _show_model(model, as_json=False)
+        _show_model(model, name, as_json=False)
         out.print()
     from lens_bench.commands.data import data_root as root_of
 
@@ -117,7 +117,7 @@ def _model(name: str) -> ModelCard:
         raise UsageError(f"there is no model, suite, protocol, recipe or run {name!r}", hint) from None
 
 
-def _show_model(card: ModelCard, *, as_json: bool) -> None:
+def _show_model(card: ModelCard, reference: str, *, as_json: bool) -> None:
     if as_json:
         print_json(card.model_dump(mode="json"), indent=2)
         return
@@ -141,6 +141,7 @@ def _show_model(card: ModelCard, *, as_json: bool) -> None:
                 ("prompt", "\n".join(f"{k}: {v}" for k, v in card.prompt.items())),
                 ("compared with", ", ".join(p.model for p in card.published)),
                 ("folder", card.folder),
+                ("run it", card.suites and f"lens-bench run --suite {','.join(card.suites)} --model {reference}"),
             ]
         )
     )

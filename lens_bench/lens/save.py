@@ -41,6 +41,7 @@ class Story:
         title: For people; the name where it is empty.
         bases: What training started from, ``owner/name`` on the Hugging Face Hub.
         results: What was measured with these weights.
+        suites: That it was trained for; the card suggests them.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Story:
     title: str = ""
     bases: Sequence[str] = ()
     results: Sequence[Result] = ()
+    suites: Sequence[str] = ()
 
 
 def save(
@@ -213,6 +215,7 @@ def _card(model: LensModel, story: Story) -> str:
         "title": story.title or story.name,
         "summary": story.summary,
         "adapter": "lens_bench.lens.segmenter:LensSegmenter",
+        **({"suites": list(story.suites)} if story.suites else {}),
         "licence": story.licence,
         "engines": ["hf", "vllm"],
         "args": {**ARGS, **recipe_args(model.config.recipe)},
@@ -299,7 +302,8 @@ def _readme(model: LensModel, story: Story, files: tuple[Path, ...]) -> str:
     for title, table in (("Training recipe", story.recipe), ("Data (content hashes)", story.data)):
         if table:
             lines += ["", f"## {title}", "", *(f"- {key}: {value}" for key, value in table.items())]
-    lines += ["", "## Use", "", "```", "lens-bench run --suite refcoco --model ./PATH_OF_THIS_FOLDER", "```", ""]
+    suites = ",".join(story.suites) or "refcoco"
+    lines += ["", "## Use", "", "```", f"lens-bench run --suite {suites} --model ./PATH_OF_THIS_FOLDER", "```", ""]
     return head(story.name, story.licence, story.bases, story.results) + "\n" + "\n".join(lines)
 
 

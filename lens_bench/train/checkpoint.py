@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lens_bench.checkpoint_files import weight_files
 from lens_bench.errors import CheckpointError, UsageError
+from lens_bench.heads import NAME
 from lens_bench.lens.layouts import OWN, Slot, make_plan, own_shapes, tied_names
 from lens_bench.lens.model_card import on_hub, read_head
 from lens_bench.lens.modeling import LensModel
@@ -25,7 +26,7 @@ from lens_bench.lens.save import Story, save
 from lens_bench.lens.sources import SafetensorsSource
 from lens_bench.tensor_pickle import check_pickles
 from lens_bench.train.assembly import Assembly
-from lens_bench.train.config import ModelConfig, TrainRecipe, without_folder
+from lens_bench.train.config import DataConfig, ModelConfig, TrainRecipe, without_folder
 from lens_bench.train.devices import agreed, from_first, layout
 from lens_bench.train.durable import damage, put_in_place, seal, writing
 from lens_bench.train.evaluated import Evaluated
@@ -206,6 +207,7 @@ class Keeper:
             licence=recipe.licence,
             title=recipe.model_title,
             bases=_bases(recipe.model),
+            suites=_suites(recipe.data),
             results=(measured.result(dtype),) if measured is not None else (),
         )
         save(plain, folder, self._tokenizer, story)
@@ -221,6 +223,12 @@ def _bases(start: ModelConfig) -> tuple[str, ...]:
         return (name,)
     found = read_head(Path(start.checkpoint).expanduser()).get("base_model")
     return tuple(map(str, found)) if isinstance(found, list) else (found,) if isinstance(found, str) else ()
+
+
+def _suites(data: DataConfig) -> tuple[str, ...]:
+    """The suites of the training splits that have a name; a suite's file says nothing elsewhere."""
+    names = (split.rpartition("/")[0] for split in data.splits)
+    return tuple(dict.fromkeys(name for name in names if NAME.fullmatch(name)))
 
 
 def _settings(recipe: TrainRecipe) -> dict[str, object]:

@@ -83,6 +83,10 @@ def test_a_result_has_the_name_that_is_asked_for(
     place = Path("results/train/try-1")
     cards = [find_model(f"./{place}/{number}-tiny-{stage}") for number, stage in enumerate(STAGES, start=1)]
     assert [card.name for card in cards] == ["try-1-tiny-sam", "try-1-tiny-vision", "try-1-tiny-supervised", "try-1"]
+    assert all(card.suites == ("shapes",) for card in cards)
+    assert "lens-bench run --suite shapes --model ./" in (cards[-1].folder / "README.md").read_text(encoding="utf-8")
+    app(["show", f"./{place}"], standalone_mode=False)
+    assert f"lens-bench run --suite shapes --model ./{place}" in capsys.readouterr().out
     assert cards[-1].title == "try-1" and find_model(f"./{place}").name == "try-1"
     # The folder alone is another choice, and a single stage is called as it is asked for.
     arguments[1] = str(chain.parent / "sam.yaml")

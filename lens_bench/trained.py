@@ -11,6 +11,8 @@ from lens_bench.parsing import parse_json
 
 # The result of a stage, the weights of its best evaluation, and what it was begun with.
 FINAL, BEST, BEGUN = "final", "best", "recipe.json"
+# What the names of figures of all checkpoints begin with.
+CURVE = "by-step"
 # In the folder of a chain: the folders of its stages, in order.
 CHAIN = "chain.json"
 _STAGE = re.compile(r"\d+-.+")
@@ -38,6 +40,11 @@ class Trained:
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints of a stage, oldest first; a folder of that name is complete, because it was moved."""
     return sorted(path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name))
+
+
+def step_of(folder: Path) -> int:
+    """Number of steps done in a checkpoint, by its name."""
+    return int(folder.name.rpartition("-")[2])
 
 
 def open_trained(folder: Path) -> Trained | None:

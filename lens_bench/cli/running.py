@@ -61,6 +61,12 @@ def run(
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed in an earlier session.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same settings.")] = False,
     allow_partial: AllowPartial = False,
+    every_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--every-checkpoint", help="--model is a training's folder: run each of its models, draw the curve."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, its cost and all that is in the way.")
     ] = False,
@@ -96,6 +102,11 @@ def run(
         allow_partial=allow_partial,
         timeout=timeout,
     )
+    if every_checkpoint:
+        from lens_bench.commands.checkpoints import every_checkpoint as each
+
+        each(suite, names(split), Path(model).expanduser(), request, crew, dry_run=dry_run, as_json=as_json)
+        return
     work.run(suite, names(split), model, request, crew, dry_run=dry_run, as_json=as_json)
 
 

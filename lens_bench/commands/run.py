@@ -29,7 +29,7 @@ from lens_bench.run.session import Session
 from lens_bench.run.workers.options import Workers
 from lens_bench.segmenter import Segmenter
 
-__all__ = ["Request", "merge", "rescore", "run", "submission"]
+__all__ = ["Request", "answered", "merge", "opened", "rescore", "run", "show", "show_plan", "submission"]
 
 
 def run(
@@ -43,30 +43,44 @@ def run(
     as_json: bool = False,
 ) -> None:
     """Run a model over the named splits of a suite, or over its default ones; in this process, or in workers."""
-    require_folder(request.out)
-    suite, card = find_suite(suite_name), model if isinstance(model, ModelCard) else find_model(model)
-    names = list(splits) or list(suite.default_splits)
-    for name in names:
-        if warning := split_card(suite, name).warning:
-            note(f"{suite.name} {name}: {warning}", "warning")
+    suite, names = opened(suite_name, splits, request)
+    card = model if isinstance(model, ModelCard) else find_model(model)
     if dry_run:
-        _dry_run(suite, names, card, request, elsewhere=workers is not None, as_json=as_json)
+        show_plan(suite, names, card, request, elsewhere=workers is not None, as_json=as_json)
         return
-    for name in names:
-        ensure_made(suite, name, request.data_root)
     finished: list[Outcome] = []
     try:
         with prints_to_stderr():
-            for outcome in _outcomes(suite, names, card, request, workers):
-                finished.append(outcome)
-                if not outcome.answered:
-                    note(f"{outcome.files.root}: every expression was answered before; scored again")
+            finished.extend(answered(suite, names, card, request, workers))
     finally:  # what is finished is shown, whatever became of the rest
-        _results([(o.files, (o.summary, *o.others)) for o in finished], as_json=as_json)
+        show(finished, as_json=as_json)
     if card.sees_ground_truth:
         note(f"{card.name} sees the ground truth: its figures are bounds, not results")
     if not as_json:
         note(_next_command(finished, request), "next")
+
+
+def opened(suite_name: str, splits: Sequence[str], request: Request) -> tuple[SuiteCard, list[str]]:
+    """The suite, and the names of the splits that are meant; warns of what is to know of them."""
+    require_folder(request.out)
+    suite = find_suite(suite_name)
+    names = list(splits) or list(suite.default_splits)
+    for name in names:
+        if warning := split_card(suite, name).warning:
+            note(f"{suite.name} {name}: {warning}", "warning")
+    return suite, names
+
+
+def answered(
+    suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, workers: Workers | None
+) -> Iterator[Outcome]:
+    """Run a model over splits, which are made where they can be; gives each outcome as it is there."""
+    for name in names:
+        ensure_made(suite, name, request.data_root)
+    for outcome in _outcomes(suite, names, card, request, workers):
+        if not outcome.answered:
+            note(f"{outcome.files.root}: every expression was answered before; scored again")
+        yield outcome
 
 
 def _next_command(finished: Sequence[Outcome], request: Request) -> str:
@@ -152,6 +166,11 @@ def merge(paths: Sequence[Path], *, as_json: bool = False) -> None:
     _results([merge_shards(shards) for shards in find_shards(paths)], as_json=as_json)
 
 
+def show(finished: Sequence[Outcome], *, as_json: bool) -> None:
+    """Show what runs gave."""
+    _results([(o.files, (o.summary, *o.others)) for o in finished], as_json=as_json)
+
+
 def _results(runs: Sequence[tuple[RunFiles, Sequence[JsonObject]]], *, as_json: bool) -> None:
     """Show the summaries of runs, one for each protocol."""
     if not runs:
@@ -168,7 +187,7 @@ def _results(runs: Sequence[tuple[RunFiles, Sequence[JsonObject]]], *, as_json: 
         out.print(Text(f"{names} {kind}, {files.root}", style="dim"), soft_wrap=True)
 
 
-def _dry_run(
+def show_plan(
     suite: SuiteCard, names: Sequence[str], card: ModelCard, request: Request, *, elsewhere: bool, as_json: bool
 ) -> None:
     """Show for each split what would be done and what it takes, then all that is in the way; raises the first of it."""

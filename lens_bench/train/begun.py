@@ -15,7 +15,6 @@ from pathlib import Path
 from lens_bench.atomic import write_text
 from lens_bench.errors import UsageError
 from lens_bench.parsing import parse_json
-from lens_bench.train.checkpoint import step_of
 from lens_bench.train.config import Optimiser, TrainRecipe, without_folder
 from lens_bench.train.curriculum import MEASURED
 from lens_bench.train.durable import steps_done
@@ -23,12 +22,12 @@ from lens_bench.train.log import LOG_NAME, read_log
 from lens_bench.train.rewards import reward_digests
 from lens_bench.train.schedule import rate_share
 from lens_bench.train.usable import LEFT_OUT
-from lens_bench.trained import BEGUN, BEST, FINAL, checkpoints
+from lens_bench.trained import BEGUN, BEST, CURVE, FINAL, checkpoints, step_of
 
 LOCK = ".lock"
 # All that a training writes.
 _WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
-            BEST, f".{BEST}.*", "samples", "tensorboard", "wandb")  # fmt: skip
+            BEST, f".{BEST}.*", f"{CURVE}-*", "samples", "tensorboard", "wandb")  # fmt: skip
 # Settings that do not define the result, or only its rounding. What an error message of a running training advises to
 # set must be among them.
 FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence", "batch.micro",

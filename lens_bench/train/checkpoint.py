@@ -248,11 +248,6 @@ def _settings(recipe: TrainRecipe) -> dict[str, object]:
 # ---------------------------------------------------------------------------------------------- finding
 
 
-def step_of(folder: Path) -> int:
-    """Number of steps done in a checkpoint, by its name."""
-    return int(folder.name.rpartition("-")[2])
-
-
 def _newest(folder: Path) -> tuple[str, list[str]]:
     """Name of the newest intact checkpoint, and what is wrong with newer ones; empty where there is none."""
     wrong: dict[Path, str] = {}

@@ -30,6 +30,7 @@ from lens_bench.train.config import DataConfig, ModelConfig, TrainRecipe, withou
 from lens_bench.train.devices import agreed, from_first, layout
 from lens_bench.train.durable import damage, put_in_place, seal, writing
 from lens_bench.train.evaluated import Evaluated
+from lens_bench.train.history import History
 from lens_bench.train.lora import merged
 from lens_bench.train.shards import load_state, put, whole_state
 from lens_bench.train.trainee import Trainee
@@ -68,6 +69,7 @@ class Keeper:
         self._tokenizer = tokenizer
         self._hashes = hashes
         self._made = made
+        self.history = History({})  # of rewards that are quantiles
 
     def save(self, step: int, measured: Evaluated | None = None) -> Path:
         """Write a checkpoint to resume from, then remove the oldest ones; returns its folder.
@@ -94,7 +96,8 @@ class Keeper:
             extra = _extra(self._trainee.probe, made.lens)
             # Through a file of Python's, whose errors say what the system said.
             with (part / STATE).open("wb") as stream:
-                torch.save({"step": step, "extra": extra, "optimiser": moments}, stream)
+                state = {"step": step, "extra": extra, "optimiser": moments, "rewards": self.history.state()}
+                torch.save(state, stream)
 
         with made.whole():
             agreed(self._accelerator, lambda: self._complete(part, target, step, write))
@@ -173,6 +176,7 @@ class Keeper:
             _restore_weights(folder, trainee.lens)
             load_state(self._made.optimiser, state["optimiser"])
         _restore_extra(trainee, state["extra"])
+        self.history.restore(state["rewards"])
         return int(state["step"])
 
     @property

@@ -146,6 +146,8 @@ class DataConfig(_Part):
             up to ``per_image`` drawn expressions.
         images: Make the splits anew, of so many images each, in ``data-IMAGES`` beside the stage's folder (generated
             suites; to try things out). None: they lie under the data root.
+        no_target: Also train on expressions that mean nothing in their image (stage grpo). The right answer to one
+            names no box and marks no pixel.
         part: Share of the images, by their place in a shuffled order that no seed changes, so that stages can see
             different ones.
         recolour: Share of the draws whose image has its colours exchanged, so that shapes are learned apart from
@@ -158,6 +160,7 @@ class DataConfig(_Part):
     unit: Literal["expression", "referent", "image"] = "expression"
     per_image: int = Field(default=8, ge=1)
     images: int | None = Field(default=None, ge=1)
+    no_target: bool = False
     part: tuple[Fraction, Fraction] = (0.0, 1.0)
     recolour: Fraction = 0.0
     curriculum: Curriculum | None = None
@@ -231,6 +234,9 @@ class Mask(_Part):
 _IN_FILE = re.compile(r"(?P<file>.*\.py):(?P<function>[A-Za-z_]\w*)")
 
 
+BUILT_IN = ("format", "box", "mask", "target")  # rewards
+
+
 def without_folder(reward: str) -> str:
     """The name of a reward; of ``folder/file.py:function`` without the folder."""
     found = _IN_FILE.fullmatch(reward)
@@ -238,10 +244,11 @@ def without_folder(reward: str) -> str:
 
 
 class RewardConfig(_Part):
-    """One reward: ``format``, ``box``, ``mask``, or a function with TRL's signature.
+    """One reward: ``format``, ``box``, ``mask``, ``target``, or a function with TRL's signature.
 
     A function is named by ``file.py:function``, relative to the recipe's folder, or by its dotted path. ``power`` and
-    ``threshold`` shape IoUs; ``kind`` is the wanted format.
+    ``threshold`` shape IoUs; ``kind`` is the wanted format. With ``quantile: N`` the reward is the quantile of its
+    value among those of the last N steps.
     """
 
     name: str
@@ -249,12 +256,14 @@ class RewardConfig(_Part):
     power: float = Field(default=2.0, gt=0)
     threshold: Fraction | None = None
     kind: Literal["any-box", "think-answer", "reason-box", "box-only"] = "any-box"
+    quantile: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _known(self) -> RewardConfig:
-        if self.name in ("format", "box", "mask") or self.is_user:
+        if self.name in BUILT_IN or self.is_user:
             return self
-        raise ValueError(f"no reward {self.name!r}: format, box, mask, file.py:function or package.module.function")
+        offered = ", ".join((*BUILT_IN, "file.py:function or package.module.function"))
+        raise ValueError(f"no reward {self.name!r}: {offered}")
 
     @property
     def is_user(self) -> bool:
@@ -454,6 +463,8 @@ class TrainRecipe(_Part):
             raise ValueError("a group is about one expression: unit expression or referent")
         if unknown := [group for group in self.optimiser.muon if group not in self.optimiser.rates]:
             raise ValueError(f"optimiser.muon: group {unknown[0]} has no learning rate")
+        if self.data.no_target and self.stage != "grpo":
+            raise ValueError("data.no_target belongs to stage grpo: no perfect answer says that nothing is meant")
         if self.data.recolour and self.stage != "vision":
             raise ValueError("data.recolour belongs to stage vision")
         if self.lora is not None and "language" not in self.optimiser.rates:

@@ -120,7 +120,7 @@ def open_data(
         drop = audit([*splits, *held_out], train=config.splits).drop
     items: list[Item] = []
     for name, split in zip(config.splits, splits, strict=True):
-        items += _items(name, split, frozenset(drop.get(name, ())), check(name, split))
+        items += _items(name, split, frozenset(drop.get(name, ())), check(name, split), no_target=config.no_target)
     items = _part(items, config.part)
     named = dict(zip(config.splits, splits, strict=True))
     if not items:
@@ -162,15 +162,14 @@ def _held_out(config: DataConfig) -> Iterator[str]:
         yield from (n for n in full if n not in config.splits and not n.endswith(("/train", "-train")))
 
 
-def _items(name: str, split: Split, drop: frozenset[str], problems: Problems) -> list[Item]:
+def _items(name: str, split: Split, drop: frozenset[str], problems: Problems, *, no_target: bool = False) -> list[Item]:
     reasons, names = rationales(split), referents(split)
     return [
         Item(s, f"{name}/{s.image_id}", reasons.get(s.key or "", ""), names.get(s.key or "", ""))
         for s in split.samples
         if s.image_id not in drop
         and s.id not in problems
-        and not s.truth.no_target
-        and (s.truth.parts or s.truth.outlines)
+        and (no_target if s.truth.no_target else bool(s.truth.parts or s.truth.outlines))
     ]
 
 

@@ -203,6 +203,8 @@ class Training:
             items = [item for unit in data.units for item in unit.items]
             require_lengths("training data", items, recipe, start.prompter, album.patching, progress.note)
         self.objective = make_objective(self.shop)
+        if isinstance(self.objective, Policy):
+            self.keeper.history = self.objective.history
         self.last, self.saved = "none", 0
         self.measured: Evaluated | None = None  # with the weights as they are now
 
@@ -309,6 +311,7 @@ class Training:
                     norm = self._clip()
                 self.optimiser.step()
                 self.optimiser.zero_grad()
+        self.keeper.history.finish(accelerator)
         values = dict(shop.meter.means(accelerator))
         seconds = time.perf_counter() - began
         more = {"lr": rate, "grad_norm": float(norm), "epoch": order.epochs(step + 1)}

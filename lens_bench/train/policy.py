@@ -22,10 +22,11 @@ from lens_bench.train import grpo
 from lens_bench.train.album import Truth, truth_of, uses
 from lens_bench.train.config import Grpo
 from lens_bench.train.data import Draw, Item, Order
+from lens_bench.train.history import History
 from lens_bench.train.lora import disabled
 from lens_bench.train.meter import summed
 from lens_bench.train.pack import Pack, Segment, pack
-from lens_bench.train.rewards import Judged, Rewards, answer_box
+from lens_bench.train.rewards import Judged, Rewards, answer_box, target_reward
 from lens_bench.train.rollout import Ask, Rollout, Sampler
 from lens_bench.train.supervised import Compared, compare
 from lens_bench.train.trainee import Outputs, Scored, Sight, Trainee
@@ -73,6 +74,7 @@ class Policy:
         self._config = config
         self._sampler = sampler
         self._rewards = Rewards(config.rewards)
+        self.history = History(self._rewards.lengths)
         self._masks = uses(shop.recipe)[1] != "unused"
         # The queries are only read for masks.
         self._layout = shop.layout if self._masks else replace(shop.layout, queries=0)
@@ -132,7 +134,8 @@ class Policy:
             with shop.autocast():
                 out = reader(batch.sights, batch.pack, texts=False) if self._masks else None
             judged = self._judge(batch, self._compare(batch, out.masks if isinstance(out, Outputs) else None))
-            table = torch.tensor(self._rewards.total(self._rewards(judged))).view(len(batch.items), -1)
+            values = self.history.ranked(self._rewards(judged))
+            table = torch.tensor(self._rewards.total(values)).view(len(batch.items), -1)
             found += grpo.flat_groups(table).tolist()
         return found
 
@@ -225,10 +228,12 @@ class Policy:
 
     def _advantages(self, judged: Sequence[Judged]) -> Tensor:
         """Advantages [S] within each group, from the weighted sum of rewards."""
-        values = self._rewards(judged)
+        raw = self._rewards(judged)
+        self.history.add(raw)
+        values = self.history.ranked(raw)
         members = self._config.num_generations
         table = torch.tensor(self._rewards.total(values), dtype=torch.float32).view(-1, members)
-        self._note_rewards(values, table)
+        self._note_rewards(raw, table)
         return grpo.advantages(table, self._config.scale_rewards).flatten().to(self._shop.device)
 
     @torch.no_grad()
@@ -325,7 +330,7 @@ def _sampled(batch: Batch) -> Tensor:
 
 def _box_iou(judged: Judged) -> float:
     if judged.box is None or judged.truth is None:
-        return 0.0
+        return target_reward(judged.box, judged.truth)
     return box_maths.box_iou(judged.box, judged.truth)
 
 

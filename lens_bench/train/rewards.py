@@ -102,6 +102,11 @@ def mask_reward(iou: float, power: float = 2.0, threshold: float | None = None) 
     return _shaped(iou, power, threshold)
 
 
+def target_reward(box: Box | None, truth: Box | None) -> float:
+    """1 where the answer names a box exactly if something is meant, wherever the box lies; else 0."""
+    return float((box is None) == (truth is None))
+
+
 def answer_box(text: str, seen: Size, original: Size, coordinates: str = "pixels") -> Box | None:
     """The box that an answer names, in pixels of the original image; None where it names none inside it."""
     said = first_box(text, "pixels" if coordinates == "pixels" else "thousandths")
@@ -123,6 +128,7 @@ class Rewards:
 
     Attributes:
         names: In the log.
+        lengths: Of the history, in steps, by name of the rewards that are quantiles.
         largest: Largest possible weighted sum.
         may_abstain: Whether a completion may go without a score; only rewards of the user's own say None.
         reads_masks: Whether any of them looks at masks.
@@ -140,6 +146,7 @@ class Rewards:
         self._configs = dict(zip(self.names, counted, strict=True))
         self._user = {c.name: _resolve(c) for c in counted if c.is_user}
         self.may_abstain = bool(self._user)
+        self.lengths = {name: c.quantile for name, c in self._configs.items() if c.quantile}
         self.largest = sum(c.weight for c in counted if c.weight > 0)
         self.reads_masks = "mask" in (c.name for c in counted) or any(
             getattr(function, "reads_masks", True) for function in self._user.values()
@@ -168,6 +175,8 @@ class Rewards:
             return [format_reward(j.text, config.kind) for j in judged]
         if config.name == "box":
             return [box_reward(j.box, j.truth, config.power, config.threshold) for j in judged]
+        if config.name == "target":
+            return [target_reward(j.box, j.truth) for j in judged]
         return [mask_reward(j.mask_iou, config.power, config.threshold) for j in judged]
 
     def _ask(self, config: RewardConfig, judged: Sequence[Judged]) -> list[float]:

@@ -100,3 +100,17 @@ def test_two_ranks_redraw_what_one_does(config: Mapping[str, str], run: Run, dat
     assert all(step["rate/redrawn"] > 0 for step in seen.steps)
     launch({"grpo": recipe}, tmp_path / "two", data_root, config)
     require_alike(alone, tmp_path / "two" / "grpo" / "final")
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_history_of_one(run: Run, data_root: Path, tmp_path: Path) -> None:
+    """Quantiles of rewards that do not hang on rounding: a sum over tokens, and whether a box is named."""
+    (tmp_path / "rewards.py").write_text(
+        "def brief(completion_ids, **kwargs):\n    return [len(i) for i in completion_ids]\n"
+    )
+    rewards = [{"name": f"{tmp_path}/rewards.py:mixed", "quantile": 2}, {"name": "format", "quantile": 1}]
+    recipe = tiny_recipe("grpo", {**STEPS, "grpo": {"rewards": rewards}})
+    alone, seen = run(recipe, "one")
+    assert seen.steps[-1]["rate/flat_groups"] < 1
+    launch({"grpo": recipe}, tmp_path / "two", data_root, PLAIN)
+    require_alike(alone, tmp_path / "two" / "grpo" / "final")

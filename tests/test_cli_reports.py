@@ -105,6 +105,26 @@ def test_no_command_believes_a_forged_run(cli: Any, runs: dict[str, Path], tmp_p
     assert cli("show", forged).returncode == 0
 
 
+def test_no_command_believes_scores_of_other_predictions(cli: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    edited = tmp_path / "runs" / "edited"
+    shutil.copytree(runs["bad"], edited)
+    reference = tmp_path / "gate.json"
+    assert cli("gate", runs["good"], "--against", reference, "--update").returncode == 0
+    lines = (runs["good"] / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (edited / "predictions.jsonl").write_text("".join(lines))
+    for command in (
+        ["show", edited],
+        ["compare", runs["good"], edited],
+        ["gate", edited, "--against", reference],
+        ["leaderboard", "--results", tmp_path / "runs", "--include", "measured"],
+    ):
+        result = cli(*command)
+        assert result.returncode == 4, (command, result.stderr)
+        assert "is not what was scored" in " ".join(result.stderr.split()), command
+    assert cli("score", edited, "--suite", runs["card"], "--data-root", runs["data"]).returncode == 0
+    assert (edited / "scores.jsonl").read_bytes() == (runs["good"] / "scores.jsonl").read_bytes()
+
+
 def test_a_damaged_run_is_named_and_the_rest_is_shown(cli: Any, tiny: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for model in ("full", "empty"):

@@ -3,14 +3,18 @@
 ``scores.jsonl`` and ``summary.json`` are those of the run's own protocol, the one in its manifest; those of another lie
 beside them as ``scores.<protocol>.jsonl`` and ``summary.<protocol>.json``. A summary holds the digest of its scores
 file, and is written after it: where a process is killed between the two, or somebody changes one of them, the reader
-says so. What the reader checks is whether files agree and whether the arithmetic is that of the protocol. Somebody who
-rewrites predictions, scores, summary and manifest consistently is not found out.
+says so. It holds the digest of the predictions too, as far as they went: the journal only grows, so lines behind that
+are answers that were not scored yet. What the reader checks is whether files agree and whether the arithmetic is that
+of the protocol. Somebody who rewrites predictions, scores, summary and manifest consistently is not found out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -30,6 +34,10 @@ S = TypeVar("S")
 
 # Of an interval's width. Another stream of random numbers, as a later NumPy may have, moves an end by some 2 %.
 _NOISE = 0.1
+
+
+# In a line of predictions. Within a text, quotes are escaped, so nothing else looks like it.
+_TIMES = re.compile(rb'"stages_ms":\{[^{}]*\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +80,12 @@ def write_results(
     for name in stale:  # first: no summary is ever beside one of later predictions
         files.other_summary(name).unlink(missing_ok=True)
     written = {}
+    answers = _predictions(files)
     for name in sorted(scores, key=lambda n: n != own):
         where = _places(files, manifest, name)
         digest = write_scores(where.scores, scores[name])
-        summary = build_summary(manifest, get_protocol(name), scores[name], perf) | {"scores_sha256": digest}
+        summary = build_summary(manifest, get_protocol(name), scores[name], perf)
+        summary |= {"scores_sha256": digest, "predictions": answers}
         write_json(where.summary, summary)
         written[name] = summary
     for name in stale:
@@ -96,9 +106,10 @@ def other_protocols(files: RunFiles, manifest: Manifest) -> tuple[str, ...]:
 def read_results(files: RunFiles, manifest: Manifest, protocol: str | None = None) -> Results:
     """The one reader of scores and summaries.
 
-    Checked are the types and ranges of all fields, that the summary belongs to the manifest and to its scores file,
-    every score under the rules of the protocol, and the metrics and their intervals, by tag too, against those of the
-    scores. Of intervals it is checked that they are no further off than resampling leaves open.
+    Checked are the types and ranges of all fields, that the summary belongs to the manifest, to its scores file and to
+    the predictions (where the directory still holds them), every score under the rules of the protocol, and the metrics
+    and their intervals, by tag too, against those of the scores. Of intervals it is checked that they are no further
+    off than resampling leaves open.
 
     Args:
         files: The run directory.
@@ -120,6 +131,7 @@ def read_results(files: RunFiles, manifest: Manifest, protocol: str | None = Non
             raise DataError(f"{files.root} is not scored under {name}")
         summary = read_summary(where.summary)
         _check_same_run(where, summary, manifest, name)
+        _check_predictions(files, summary)
         scores = read_scores(where.scores, str(summary["scores_sha256"]))
         table = _checked(where, summary, scores, chosen, manifest)
     except DataError as error:
@@ -161,6 +173,29 @@ def _check_same_run(where: _Places, summary: JsonObject, manifest: Manifest, pro
     for key, value in expected.items():
         if summary[key] != value:
             raise DataError(f"{where.summary} has {key} {summary[key]!r}, its manifest {value!r}")
+
+
+def _predictions(files: RunFiles, first: int | None = None) -> JsonObject | None:
+    """Number and digest of the lines of the predictions, or of the first of them; None where there are none.
+
+    Neither the order of the answers nor the time they took matters: workers answer in any order, and their summary is
+    that of one process.
+    """
+    if not files.predictions.is_file():
+        return None
+    number, total = 0, 0
+    with files.predictions.open("rb") as stream:
+        for line in islice(stream, first):
+            number += 1
+            total += int.from_bytes(hashlib.sha256(_TIMES.sub(b"", line)).digest())
+    return {"lines": number, "digest": f"{total % 2**256:064x}"}
+
+
+def _check_predictions(files: RunFiles, summary: JsonObject) -> None:
+    """Summaries of an earlier version have no digest, and a run may be handed on without its predictions."""
+    stored = cast("JsonObject | None", summary.get("predictions"))
+    if stored is not None and _predictions(files, cast("int", stored["lines"])) not in (None, stored):
+        raise DataError(f"{files.predictions} is not what was scored: lines were changed or removed since")
 
 
 def _checked(

@@ -116,6 +116,11 @@ class _Intervals(_Record):
         return self
 
 
+class _Predictions(_Record):
+    lines: _Count
+    digest: str
+
+
 class _Summary(_Intervals):
     """Types and ranges; ``results.read_results`` checks the figures against the scores."""
 
@@ -138,6 +143,7 @@ class _Summary(_Intervals):
     sees_ground_truth: bool
     created: str
     scores_sha256: str
+    predictions: _Predictions | None = None
 
 
 def read_summary(path: Path) -> JsonObject:

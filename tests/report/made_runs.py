@@ -134,6 +134,6 @@ def write_run(
     files.root.mkdir(parents=True)
     made.write(files)
     found = {name: [settled(s, get_protocol(name)) for s in scores] for name in (protocol, *also)}
-    write_results(files, made, found, speed)
     files.predictions.write_bytes(b"".join(prediction_to_line(p) for p in predictions))
+    write_results(files, made, found, speed)
     return files

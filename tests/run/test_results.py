@@ -266,6 +266,41 @@ def test_altered_manifests_are_not_believed(
         read_again(files)
 
 
+def test_predictions_that_were_changed_after_they_were_scored_are_noticed(tiny: Any, tmp_path: Path) -> None:
+    """Under every protocol; times and the order of the answers are not scored, and later answers not yet."""
+    plan = noisy(tiny, tmp_path, also=("lisa",))
+    files = finish(plan).files
+    lines = files.predictions.read_bytes().splitlines(keepends=True)
+    answer = next(line for line in lines if b'"counts"' in line)
+    slower = answer.replace(b'"stages_ms":{', b'"stages_ms":{"x":1.5,').replace(b",}", b"}")
+    others: list[list[bytes]] = [lines[::-1], [slower if line == answer else line for line in lines], [*lines, answer]]
+    damaged = [
+        [answer.replace(b'"ok"', b'"no_mask"') if line == answer else line for line in lines],
+        [answer.replace(b'"size":[', b'"size": [') if line == answer else line for line in lines],
+        lines[1:],
+        [*lines[1:], lines[1]],
+        [],
+    ]
+    for content in others:
+        files.predictions.write_bytes(b"".join(content))
+        read_again(files)
+        read_again(files, "lisa")
+    for content in damaged:
+        assert content != lines
+        files.predictions.write_bytes(b"".join(content))
+        for protocol in (None, "lisa"):
+            with pytest.raises(DataError, match="is not what was scored") as caught:
+                read_again(files, protocol)
+            assert f"`lens-bench score {files.root}" in caught.value.hint
+    files.predictions.write_bytes(b"".join(lines[1:]))
+    rescore(files, [], tiny.data_root, suite=str(tiny.card_path))
+    read_again(files)
+    read_again(files, "lisa")
+    assert read_json(files.summary)["n_answered"] == len(lines) - 1
+    files.predictions.unlink()  # handed on without
+    read_again(files)
+
+
 def test_scores_of_a_protocol_that_were_never_made_name_the_command(run: RunFiles) -> None:
     with pytest.raises(DataError, match="is not scored under gres") as caught:
         read_again(run, "gres")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,6 @@ from lens_bench.commands.data import ensure_made, is_made
 from lens_bench.console import note, out, print_json, prints_to_stderr, refuse_damaged
 from lens_bench.data.split import split_card
 from lens_bench.errors import DataError, LensBenchError, UsageError
-from lens_bench.heads import NAME
 from lens_bench.lock import require_folder
 from lens_bench.progress import make_progress
 from lens_bench.registry import find_model, find_suite
@@ -124,6 +124,10 @@ def _crew_maker() -> Callable[[Sequence[Plan], Segmenter, Workers], Session]:
     return make_crew
 
 
+# As papers write names of models; those of cards are in lower case.
+_SUBMISSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+
+
 def submission(name: str | None, source: str | None) -> ModelCard:
     """The card under which somebody's predictions file is scored: it has the name and the source that are given.
 
@@ -133,7 +137,7 @@ def submission(name: str | None, source: str | None) -> ModelCard:
     card = find_model("replay")
     if name is None:
         return card.model_copy(update={"source": source or ""})
-    if not NAME.fullmatch(name):
+    if not _SUBMISSION.fullmatch(name):
         raise UsageError(f"--name {name!r} cannot be the name of a model", "letters, digits, and . + _ - between them")
     return card.model_copy(update={"name": name, "title": name, "source": source or ""})
 

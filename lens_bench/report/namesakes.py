@@ -12,7 +12,7 @@ from lens_bench.run.manifest import Manifest
 
 System: TypeAlias = tuple[str, str, str]  # model, weights, everything else that can change an answer
 _SHOWN = 8  # hexadecimal digits
-_FILE = "sha256:"  # how a manifest represents an argument that is a file
+FILE = "sha256:"  # how a manifest represents an argument that is a file
 
 
 def system_of(manifest: Manifest) -> System:
@@ -37,8 +37,9 @@ def distinctions(manifests: Iterable[Manifest]) -> dict[System, str]:
             continue
         names = dict.fromkeys(name for facts in systems.values() for name in facts)
         differing = [n for n in names if len({repr(facts.get(n)) for facts in systems.values()}) > 1]
-        if "weights" in differing:  # a file among the arguments is mostly the weights, or comes with them
-            files = {n for n in differing if any(str(f.get(n)).startswith(_FILE) for f in systems.values())}
+        # A file among the arguments is mostly the weights, or comes with them.
+        if not {"weights", "file"}.isdisjoint(differing):
+            files = {n for n in differing if any(str(f.get(n)).startswith(FILE) for f in systems.values())}
             differing = [n for n in differing if n not in files]
         for system, facts in systems.items():
             texts[system] = ", ".join(_text(n, facts[n]) for n in differing if facts.get(n) is not None)
@@ -50,10 +51,10 @@ def _facts(manifest: Manifest) -> dict[str, object]:
     args: Mapping[str, object] = settings.pop("args")
     prompt: Mapping[str, object] = settings.pop("prompt")
     named = {**args, **{f"prompt.{k}": v for k, v in prompt.items()}, **settings, "seed": manifest.seed}
-    return {**named, "weights": manifest.weight_digest}
+    return {**named, "weights" if manifest.timed else "file": manifest.weight_digest}  # of predictions
 
 
 def _text(name: str, value: object) -> str:
-    if name == "weights":
-        return f"weights {str(value)[:_SHOWN]}"
-    return f"{name}={str(value).removeprefix(_FILE)[:_SHOWN] if str(value).startswith(_FILE) else value}"
+    if name in ("weights", "file"):
+        return f"{name} {str(value)[:_SHOWN]}"
+    return f"{name}={str(value).removeprefix(FILE)[:_SHOWN] if str(value).startswith(FILE) else value}"

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from lens_bench.records import Score
+from lens_bench.records import ArgValue, Score
 from lens_bench.report.leaderboard import Average, build, to_html, to_markdown, write_csv
 from lens_bench.report.leaderboard.averages import EIGHT_CELLS, published_averages
 from lens_bench.report.published import read_published
+from lens_bench.run.manifest import Settings
 
 from .made_runs import score, write_run
 
@@ -63,6 +65,46 @@ def test_a_missing_or_incomplete_cell_gives_no_average(tmp_path: Path) -> None:
     write_eight(tmp_path, IOUS, range(7))
     assert averages(tmp_path) == []
     write_eight(tmp_path, IOUS, range(7, 8), n_samples=100)
+    assert averages(tmp_path) == []
+
+
+def submit(
+    folder: Path, cells: range = range(8), *, source: str = "https://x.org", mark: str = "", **more: object
+) -> None:
+    """Score a predictions file for each split, as ``score --predictions FILE --name theirs --source URL`` does."""
+    for n in cells:
+        sha = sha256(f"{n}{mark}".encode()).hexdigest()
+        args: dict[str, ArgValue] = {"predictions": f"sha256:{sha}", "box_format": "xyxy"} | more  # type: ignore[dict-item]
+        card = {"title": "theirs", "source": source, "sees_ground_truth": False, "timed": False}
+        settings = Settings(args=args, prompt={}, dtype="float32", engine=None, limit=None)
+        write_eight(
+            folder, IOUS, range(n, n + 1), model="theirs", weight_digest=sha, settings=settings, model_card=card
+        )
+
+
+def test_predictions_files_of_one_name_and_source_are_one_submission(tmp_path: Path) -> None:
+    submit(tmp_path)
+    (found,) = averages(tmp_path)
+    assert found.mean8 == pytest.approx(sum(IOUS.values()) / 8)
+    assert (found.rank, found.ranked, len(found.weight_digests)) == (1, 1, 8)
+    assert found.notes == ("8 predictions files of one submission",)
+    assert "measured, predictions of https://x.org" in to_markdown(build(tmp_path, PUBLISHED, include=MEASURED))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"source": "https://y.org"}, {"source": ""}, {"box_format": "xywh"}],
+    ids=["another source", "no source", "read in another way"],
+)
+def test_files_of_several_submissions_are_not_mixed(tmp_path: Path, others: dict[str, str]) -> None:
+    submit(tmp_path, range(4))
+    submit(tmp_path, range(4, 8), **others)
+    assert averages(tmp_path) == []
+
+
+def test_a_split_with_two_files_leaves_open_which_belong_together(tmp_path: Path) -> None:
+    submit(tmp_path)
+    submit(tmp_path, range(1), mark="later")
     assert averages(tmp_path) == []
 
 

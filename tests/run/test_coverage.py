@@ -189,10 +189,10 @@ def test_a_name_that_repeats_shows_what_differs(tiny: Any, tmp_path: Path) -> No
     runs = [submit(tiny, out, predictions(tmp_path / f"{n}.jsonl", n), None)[0] for n in (9, 20)]
     digests = {read_manifest(files).weight_digest[:8] for files in runs}
     rows = whole(board(out, "box_acc_0.5"))
-    assert {r.distinct for r in rows} == {f"weights {d}" for d in digests}
+    assert {r.distinct for r in rows} == {f"file {d}" for d in digests}
     assert not any("per-benchmark" in note for r in rows for note in r.notes)
     text = to_html(board(out, "box_acc_0.5"))
-    assert all(f"replay (weights {d})" in text for d in digests)
+    assert all(f"replay (file {d})" in text for d in digests)
 
 
 def test_two_submissions_as_a_user_scores_them(cli: Any, tiny: Any, tmp_path: Path) -> None:
@@ -209,12 +209,12 @@ def test_two_submissions_as_a_user_scores_them(cli: Any, tiny: Any, tmp_path: Pa
         with (tmp_path / "board.csv").open(newline="") as stream:
             return [row for row in csv.DictReader(stream) if not row["subset"]]
 
-    rows = shown(tmp_path / "named", ("ours", "theirs"))
+    rows = shown(tmp_path / "named", ("ours", "LISA-7B+"))
     told = {(r["model"], r["variant"], r["source"], r["notes"]) for r in rows}
-    assert told == {("ours", "", "https://example.org/9", ""), ("theirs", "", "https://example.org/20", "")}
+    assert told == {("ours", "", "https://example.org/9", ""), ("LISA-7B+", "", "https://example.org/20", "")}
     rows = shown(tmp_path / "nameless", ("", ""))
     assert {(r["model"], r["variant"], r["notes"]) for r in rows} == {
-        ("replay", f"weights {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}", "") for file in files.values()
+        ("replay", f"file {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}", "") for file in files.values()
     }
     table = cli("score", tmp_path / "nameless", *where).stdout
     names = {line.split()[2] for line in table.splitlines() if line.startswith("tiny val")}

@@ -106,15 +106,17 @@ def measured_averages(measured: Found, metric: str) -> list[Average]:
     """One average for every model, weights, settings and protocol with all eight cells measured completely.
 
     A model that has the eight cells only over several checkpoints, one for each split, gets one row that says so and is
-    not ranked.
+    not ranked. Files of predictions are one submission where their name and their source are equal and no split has two
+    of them.
     """
     groups: dict[tuple[str, str, str], dict[str, dict[_Cell, Run]]] = defaultdict(lambda: defaultdict(dict))
     apart, per_benchmark = measured.distinctions, measured.per_benchmark
     for run in sorted(measured.runs, key=lambda r: r.manifest.created):  # of two runs of a cell the newer stays
         cell = (run.manifest.suite, run.manifest.split)
         if cell in EIGHT_CELLS and run.whole:
-            group = groups[run.manifest.model, run.protocol, run.variant]
-            group[run.manifest.weight_digest][cell] = run
+            together = "" if run.manifest.model in measured.repeated else run.submission
+            group = groups[run.manifest.model, run.protocol, together or run.variant]
+            group["" if together else run.manifest.weight_digest][cell] = run
     found = []
     for by_digest in groups.values():
         single = [cells for cells in by_digest.values() if len(cells) == len(EIGHT_CELLS)]
@@ -138,6 +140,8 @@ def _measured(cells: Mapping[_Cell, Run], metric: str) -> Average | None:
             return None
         values.append(value)
     digests = tuple(dict.fromkeys(run.manifest.weight_digest for run in runs))
+    files = len(digests) > 1 and not any(run.manifest.timed for run in runs)
+    several = f"{len(digests)} predictions files of one submission" if files else PER_BENCHMARK
     average = Average(
         kind="measured",
         model=runs[0].manifest.model,
@@ -147,7 +151,9 @@ def _measured(cells: Mapping[_Cell, Run], metric: str) -> Average | None:
         suite_hashes=tuple(run.manifest.suite_hash for run in runs),
         weight_digests=digests,
         oracle=any(run.manifest.sees_ground_truth for run in runs),
-        notes=(PER_BENCHMARK,) if len(digests) > 1 else (),
+        source=str(runs[0].manifest.model_card.get("source") or "") if files else "",
+        one_submission=files,
+        notes=(several,) if len(digests) > 1 else (),
     )
     return _pooled(average, runs) if metric == "ciou" else average
 

@@ -12,7 +12,7 @@ from typing import cast
 from lens_bench.errors import DataError
 from lens_bench.perf.profile_file import PROFILE_NAME, Profile, profile_from_json
 from lens_bench.report.leaderboard.rows import Row, RowSpeed
-from lens_bench.report.namesakes import System, distinctions, system_of
+from lens_bench.report.namesakes import FILE, System, distinctions, system_of
 from lens_bench.run.files import JsonObject, RunFiles, find_runs, read_json
 from lens_bench.run.manifest import Manifest, read_manifest
 from lens_bench.run.merge import whole_of
@@ -49,6 +49,20 @@ class Run:
         """Digest of settings and seed: runs of one variant differ only in suite and weights."""
         content = {"settings": asdict(self.manifest.settings), "seed": self.manifest.seed}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def submission(self) -> str:
+        """What files of predictions of one submission have in common beside its name; empty for anything else.
+
+        That is where they come from (``--source``) and how they were read. Who names no source gets no more than a row
+        for each file.
+        """
+        source = str(self.manifest.model_card.get("source") or "")
+        if self.manifest.timed or not source:
+            return ""
+        settings = asdict(self.manifest.settings)
+        settings["args"] = {k: v for k, v in settings["args"].items() if not str(v).startswith(FILE)}
+        return json.dumps([source, settings, self.manifest.seed], sort_keys=True)
 
     @property
     def coverage(self) -> str:

@@ -113,7 +113,8 @@ class Average:
         pooled: cIoU of all expressions of the eight splits together, from the sums; ``low`` and ``high`` its interval.
             Large splits and large objects weigh more. None for published models and for other metrics.
         suite_hashes: Of the eight splits, in the order of the cells.
-        weight_digests: One, or several for a model with a checkpoint per benchmark.
+        weight_digests: One, or several for a model with a checkpoint or a predictions file per benchmark.
+        one_submission: The digests are of predictions files that belong together.
         distinct: As of ``Row``.
     """
 
@@ -128,6 +129,7 @@ class Average:
     protocol: str = ""
     suite_hashes: tuple[str, ...] = ()
     weight_digests: tuple[str, ...] = ()
+    one_submission: bool = False
     distinct: str = ""
     oracle: bool = False
     disputed: bool = False
@@ -149,8 +151,9 @@ class Average:
 
     @property
     def rankable(self) -> bool:
-        """Whether the row may be ranked at all: eight cells of one checkpoint, none of them in doubt."""
-        return self.verified and not self.oracle and not self.disputed and len(self.weight_digests) <= 1
+        """Whether the row may be ranked at all: eight cells of one checkpoint or submission, none of them in doubt."""
+        one = self.one_submission or len(self.weight_digests) <= 1
+        return self.verified and not self.oracle and not self.disputed and one
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,9 @@ def published_cells(row: Row) -> list[str]:
 
 def average_cells(row: Average) -> list[str]:
     """The cells of ``AVERAGE_HEAD``."""
-    if row.kind == "measured":
+    if row.one_submission:
+        origin = f"measured, predictions of {row.source}"
+    elif row.kind == "measured":
         origin = f"measured, weights {', '.join(d[:8] for d in row.weight_digests)}"
     else:
         origin = row.source

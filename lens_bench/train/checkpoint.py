@@ -176,7 +176,7 @@ class Keeper:
             _restore_weights(folder, trainee.lens)
             load_state(self._made.optimiser, state["optimiser"])
         _restore_extra(trainee, state["extra"])
-        self.history.restore(state["rewards"])
+        self.history.restore(state.get("rewards", {}))  # older checkpoints have none, nor have their recipes
         return int(state["step"])
 
     @property

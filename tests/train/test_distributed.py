@@ -106,7 +106,7 @@ def test_two_ranks_redraw_what_one_does(config: Mapping[str, str], run: Run, dat
 def test_two_ranks_have_the_history_of_one(run: Run, data_root: Path, tmp_path: Path) -> None:
     """Quantiles of rewards that do not hang on rounding: a sum over tokens, and whether a box is named."""
     (tmp_path / "rewards.py").write_text(
-        "def brief(completion_ids, **kwargs):\n    return [len(i) for i in completion_ids]\n"
+        "def mixed(completion_ids, **kwargs):\n    return [sum(i) for i in completion_ids]\n"
     )
     rewards = [{"name": f"{tmp_path}/rewards.py:mixed", "quantile": 2}, {"name": "format", "quantile": 1}]
     recipe = tiny_recipe("grpo", {**STEPS, "grpo": {"rewards": rewards}})

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
 from lens_bench.errors import UsageError
 from lens_bench.train.checkpoint import checkpoints
 from lens_bench.train.config import DataConfig
 from lens_bench.train.data import open_data
+from lens_bench.train.durable import seal
 from lens_bench.train.history import History
 from lens_bench.train.log import read_log
 from lens_bench.train.loop import Where, train
@@ -68,6 +70,20 @@ def test_a_history_belongs_to_the_result(run: Run) -> None:
     run(tiny_recipe("grpo", {**QUANTILES, "saving": {"every": 1}}), kill_at=3)
     with pytest.raises(UsageError, match=r"grpo\.rewards"):
         run(tiny_recipe("grpo", {"saving": {"every": 1}}))
+
+
+def test_a_checkpoint_from_before_histories_is_resumed(run: Run) -> None:
+    recipe = tiny_recipe("grpo", {"optimiser": {"steps": 4}, "saving": {"every": 2}})
+    whole, _ = run(recipe, "whole")
+    root, _ = run(recipe, "parts", kill_at=3)
+    (saved,) = checkpoints(root)
+    state = torch.load(saved / "trainer_state.pt", weights_only=True)
+    del state["rewards"]
+    torch.save(state, saved / "trainer_state.pt")
+    (saved / "digests.json").unlink()
+    seal(saved, 2)
+    parts, rest = run(recipe, "parts")
+    assert rest.begun == 2 and same(whole, parts)
 
 
 # ---------------------------------------------------------------------------------------------- nothing is meant

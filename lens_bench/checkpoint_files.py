@@ -157,6 +157,18 @@ def require_no_code(folder: Path) -> None:
         )
 
 
+def require_merged(folder: Path) -> None:
+    """Refuse a folder with a LoRA adapter, which transformers would apply or not by what is installed.
+
+    Raises:
+        CheckpointError: There is an ``adapter_config.json``.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter, not a merged checkpoint", "merge it into its base model first"
+        )
+
+
 def require_unquantised(folder: Path) -> None:
     """Refuse weights that are stored quantised, which this package's loaders cannot check against the architecture.
 

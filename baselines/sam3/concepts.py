@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lens_bench import masks
-from lens_bench.checkpoint_files import reading, require_no_code, require_unquantised, weight_files
+from lens_bench.checkpoint_files import reading, require_merged, require_no_code, require_unquantised, weight_files
 from lens_bench.errors import CheckpointError
 from lens_bench.finite import finite_rows
 from lens_bench.lens.batching import Budget
@@ -98,6 +98,7 @@ class Sam3:
         """
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint folder {folder}")
+        require_merged(folder)
         require_no_code(folder)
         require_unquantised(folder)
         SafetensorsSource(weight_files(folder))  # a truncated file is named, not half read

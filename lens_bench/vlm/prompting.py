@@ -10,6 +10,7 @@ from typing import cast
 from lens_bench.checkpoint_files import (
     read_object,
     reading,
+    require_merged,
     require_no_code,
     require_unquantised,
     weight_files,
@@ -37,10 +38,7 @@ def check_folder(folder: Path) -> Mapping[str, Shape]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}")
-    if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is a LoRA adapter, not a merged checkpoint", "merge it into its base model first"
-        )
+    require_merged(folder)
     require_no_code(folder)
     require_unquantised(folder)
     return SafetensorsSource(weight_files(folder)).shapes()

@@ -181,3 +181,11 @@ def test_code_beside_the_weights_is_refused(name: str, concepts: ModuleType, sam
     (copy / name).write_text(json.dumps({**content, "auto_map": {"AutoConfig": "code.Own"}}))
     with pytest.raises(CheckpointError, match=name):
         concepts.Sam3.load(copy, "cpu", torch.float32, LOW)
+
+
+def test_an_adapter_beside_the_weights_is_refused(concepts: ModuleType, sam3_folder: Path, tmp_path: Path) -> None:
+    """transformers would apply it where peft is installed, and leave it out elsewhere."""
+    copy = Path(shutil.copytree(sam3_folder, tmp_path / "copy"))
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is a LoRA adapter, not a merged checkpoint"):
+        concepts.Sam3.load(copy, "cpu", torch.float32, LOW)

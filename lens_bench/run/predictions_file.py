@@ -261,7 +261,8 @@ def join(file: PredictionsFile, tasks: Sequence[ImageTask]) -> Joined:
             found[sample_id] = row
     if doubled:
         raise _refuse(file, "name an expression that another row names too", doubled)
-    _check_sizes(file, found, {i: size for i, (_, size) in queries.items()})
+    sizes = {i: size for i, (_, size) in queries.items()}
+    _check_sizes(file, found, sizes)
     predictions = {i: _prediction(i, found.get(i), file, size) for i, (_, size) in queries.items()}
     boxes = sum(r.answer.mask is None and r.answer.box is not None for r in found.values())
     return Joined(
@@ -269,7 +270,7 @@ def join(file: PredictionsFile, tasks: Sequence[ImageTask]) -> Joined:
         joined=len(found),
         missing=len(queries) - len(found),
         boxes_only=boxes,
-        doubts=doubts(predictions.values()),
+        doubts=doubts(predictions.values(), sizes),
     )
 
 

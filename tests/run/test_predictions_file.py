@@ -308,11 +308,24 @@ def test_boxes_that_miss_their_own_masks_are_counted(tmp_path: Path) -> None:
     rows = [
         {"sample_id": "s/0", "mask": mask, "box": [1, 1, 2, 2]},
         {"sample_id": "s/1", "mask": mask, "box": [0, 0, 1, 3]},
-        {"sample_id": "s/2", "box": [4, 4, 5, 5]},
+        {"sample_id": "s/2", "box": [3, 2, 4, 3]},
     ]
     (doubt,) = join(read_predictions(written(tmp_path, *rows)), tasks()).doubts
     assert doubt.startswith("1 of 2 boxes do not touch their own mask")
     assert join(read_predictions(written(tmp_path, rows[0])), tasks()).doubts == ()
+
+
+def test_boxes_of_another_image_size_are_doubted(tmp_path: Path) -> None:
+    """As of a model that answers in thousandths, or in pixels of the image as it saw it; the image has 4x3 pixels."""
+    rows = [{"sample_id": "s/0", "box": [250, 0, 500, 333]}, {"sample_id": "s/1", "box": [0, 0, 5, 4]}]
+    (doubt,) = join(read_predictions(written(tmp_path, *rows)), tasks()).doubts
+    assert doubt.startswith("1 of 2 boxes reach beyond their image")
+    assert join(read_predictions(written(tmp_path, rows[1])), tasks()).doubts == ()
+
+
+def test_a_corner_that_no_number_holds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no number holds its corner"):
+        read_predictions(written(tmp_path, {"sample_id": "s/0", "box": [1e308, 0, 1e308, 4]}), "xywh")
 
 
 def test_boxes_within_0_to_1_are_doubted(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from lens_bench.errors import CheckpointError
 from lens_bench.parsing import parse_json
 
-# The result of a stage, the weights of its best evaluation, and what it was begun with.
+# Of a stage: its result, the weights of its best evaluation, what it was begun with, a line for each step, what of the
+# data was left out, and the page of all that.
 FINAL, BEST, BEGUN = "final", "best", "recipe.json"
+LOG, LEFT_OUT, REPORT = "train_log.jsonl", "left_out.json", "report.html"
 # What the names of figures of all checkpoints begin with.
 CURVE = "by-step"
 # In the folder of a chain: the folders of its stages, in order.

@@ -235,7 +235,14 @@ def test_report(cli: Any, tiny: Any, runs: dict[str, Path], tmp_path: Path) -> N
     assert (runs["full"] / "report.html").exists()
 
 
-def test_curves_of_a_training(cli: Any, tmp_path: Path) -> None:
+def write_stage(folder: Path, recipe: dict[str, object], lines: list[dict[str, object]], *, done: bool = True) -> None:
+    """A stage's folder as a training leaves it."""
+    (folder / "final" if done else folder).mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps({"recipe": recipe}))
+    (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_training_has_curves_and_a_page(cli: Any, tmp_path: Path) -> None:
     folder = tmp_path / "nano-stage2"
     folder.mkdir()
     lines = [{"step": n, "loss": 1 / (n + 1), "reward/total": n / 10, "kl": 0.01 * n} for n in range(10)]
@@ -243,9 +250,67 @@ def test_curves_of_a_training(cli: Any, tmp_path: Path) -> None:
     drawn = cli("report", folder, "--plots", tmp_path / "plots")
     assert drawn.returncode == 0, drawn.stderr
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"training.svg", "training.png"}
-    refused = cli("report", folder)
+    assert "0.000 → 0.900" in (folder / "report.html").read_text()
+    refused = cli("report", folder / "train_log.jsonl")
     assert refused.returncode == 2
     assert "--plots DIR" in refused.stderr
+    (folder / "train_log.jsonl").write_text("")
+    assert "has not done a step yet" in cli("report", folder).stderr
+
+
+def test_the_page_of_a_chain_has_every_stage_in_order(cli: Any, tmp_path: Path) -> None:
+    chain = tmp_path / "<all>"
+    evaluation = {"split": "shapes/val", "samples": 16}
+    first = [{"step": n, "loss": 2.0 - n / 10, "seconds": 30.0} for n in range(1, 11)]
+    write_stage(chain / "2-first", {"stage": "supervised", "optimiser": {"steps": 10}}, first)
+    second: list[dict[str, object]] = [
+        {"step": n, "loss": 0.5, "seconds": 0.5, "reward/total": n / 20, "reward/box": n / 40} for n in range(1, 21)
+    ]
+    for step, giou in ((10, 0.25), (15, 0.5), (20, 0.375)):
+        second[step - 1] |= {"eval/giou": giou, "eval/failed": giou / 10, "eval/loss_bce": giou}
+    grpo = {"stage": "grpo", "optimiser": {"steps": 40}, "evaluation": evaluation}
+    write_stage(chain / "10-second", grpo, second, done=False)
+    reasons = {"a": "broken image: cannot be read", "b": "broken image: cut off", "c": "empty annotation"}
+    (chain / "10-second" / "left_out.json").write_text(json.dumps({"shapes/train": reasons, "shapes/val": {}}))
+    (chain / "chain.json").write_text('{"stages": ["2-first", "10-second", "11-third"]}')
+    result = cli("report", chain, "--plots", tmp_path / "plots")
+    assert result.returncode == 0, result.stderr
+    names = {f"training-{stage}.{kind}" for stage in ("2-first", "10-second") for kind in ("svg", "png")}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == names
+    text = (chain / "report.html").read_text()
+    assert str(chain / "report.html") in result.stdout and "<h1>&lt;all&gt;</h1>" in text
+    sections = re.split(r"<section", text)[1:]
+    headings = [re.findall(r"<h2[^>]*>(.*?)</h2>", section)[0] for section in sections]
+    assert headings == ["Stages", "2-first", "10-second", "11-third"]
+    cell = re.compile(r"<t[hd][^>]*>(?:<a[^>]*>)?(.*?)(?:</a>)?</t[hd]>")
+    rows = [cell.findall(row) for row in sections[0].split("<tr>")[2:]]
+    measured = "gIoU 37.5 %, best 50.0 % at step 15"
+    assert rows == [
+        ["2-first", "perfect answers", "10", "5.0 min", "1.900 → 1.000", "–", "–"],
+        [
+            "10-second",
+            "GRPO",
+            "20 of 40",
+            "10 s",
+            "0.500 → 0.500",
+            "0.075 → 0.975",
+            measured,
+        ],
+        ["11-third", "–", "not begun", "–", "–", "–", "–"],
+    ]
+    assert [section.count("data:image/svg+xml") for section in sections] == [0, 1, 1, 0]
+    assert "Evaluations on shapes/val, 16 samples" in sections[2] and "50.0 % (step 15)" in sections[2]
+    # Of failures and losses the smallest is the best; losses are no shares.
+    assert "2.5 % (step 10)" in sections[2] and "0.250 (step 10)" in sections[2]
+    cells = cell.findall(sections[2])
+    assert cells[-6:] == ["shapes/train", "broken image", "2", "shapes/train", "empty annotation", "1"]
+    assert "No step was done yet." in sections[3]
+    assert not re.search(r"(?:src|href)=[\"']https?:", text) and "<script" not in text
+    # One page for each of several trainings.
+    folders = [chain / "2-first", chain / "10-second"]
+    assert cli("report", *folders, "-o", tmp_path / "pages").returncode == 0
+    assert {p.name for p in (tmp_path / "pages").iterdir()} == {"2-first-report.html", "10-second-report.html"}
+    assert "is one file" in cli("report", *folders, "-o", tmp_path / "page.html").stderr
 
 
 def test_view_serves_reports_on_loopback(cli: Any, tiny: Any, runs: dict[str, Path]) -> None:

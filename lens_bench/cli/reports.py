@@ -95,7 +95,8 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="One run, or two to see the second against it; with --plots also trainings."
+            metavar="RUN...",
+            help="One run, or two to see the second against it; or trainings: the folder of a stage or of a chain.",
         ),
     ],
     output: Annotated[
@@ -107,7 +108,9 @@ def report(
     pictures: Annotated[int, typer.Option(min=0, help="Samples in each list of the gallery.")] = 24,
     protocol: OneProtocol = None,
 ) -> None:
-    """Write a self-contained page of a run: metrics, figures, every sample, a gallery. Opens offline."""
+    """Write a self-contained page that opens offline: of a run, with metrics, figures, every sample and a gallery; of a
+    training, with the curves, rewards and evaluations of its stages.
+    """  # noqa: D205 - one paragraph of help
     from lens_bench.commands import reports
     from lens_bench.commands.data import given_root
 

@@ -15,6 +15,7 @@ from lens_bench.errors import DataError, UsageError
 from lens_bench.progress import waiting
 from lens_bench.registry import home, suggest
 from lens_bench.run.files import RunFiles
+from lens_bench.trained import LOG, REPORT, Trained, open_trained
 
 if TYPE_CHECKING:
     from lens_bench.report.leaderboard import Leaderboard
@@ -174,14 +175,14 @@ def report(
     pictures: int,
     protocol: str | None,
 ) -> None:
-    """Write the pages of one run or of two against each other; or figures of any number of runs and trainings."""
+    """Write the pages of one run or of two against each other, or of trainings; with ``plots`` also figures of any."""
     from lens_bench.report.page.build import PageOptions
     from lens_bench.report.page.build import report as write_pages
 
-    logs = {path: log for path in runs if (log := _training_log(path)) is not None}
-    runs = [path for path in runs if path not in logs]
-    if logs:
-        _draw_training(list(logs.values()), plots)
+    trainings = {path: found for path in runs if (found := _training(path)) is not None}
+    runs = [path for path in runs if path not in trainings]
+    if trainings:
+        _report_trainings(list(trainings.values()), output, plots, alone=not runs)
     damaged: list[DataError] = []
     if plots is not None and runs:
         _draw(runs, plots, data_root, suite, protocol, damaged)
@@ -199,21 +200,46 @@ def report(
     refuse_damaged(damaged)
 
 
-def _training_log(path: Path) -> Path | None:
-    """The log that a training run's folder holds, or that a path names; None for anything else."""
-    log = path if path.is_file() and path.suffix == ".jsonl" else path / "train_log.jsonl"
-    return log if log.is_file() else None
+def _training(path: Path) -> Trained | Path | None:
+    """The training that a path names, or the log of one that was kept without its folder; None for anything else."""
+    if path.is_file():
+        return path if path.suffix == ".jsonl" else None
+    if (found := open_trained(path)) is not None and not (path / "manifest.json").is_file():
+        return found
+    return Trained(path, (path,)) if (path / LOG).is_file() else None
 
 
-def _draw_training(logs: Sequence[Path], folder: Path | None) -> None:
+def _report_trainings(
+    trainings: Sequence[Trained | Path], output: Path | None, plots: Path | None, *, alone: bool
+) -> None:
+    """Write a page for each training, and with ``plots`` figures of every stage that has done a step."""
+    from lens_bench.report.page.training import write_training_page
     from lens_bench.report.plots import draw_training
 
-    if folder is None:
-        raise UsageError(f"{logs[0].parent} is a training run: it has curves and no page", "--plots DIR draws them")
-    for log in logs:
-        name = "training" if len(logs) == 1 else f"training-{log.parent.name}"
-        for path in draw_training(log, folder, name):
-            out.print(Text(str(path)), soft_wrap=True)
+    folders = [found for found in trainings if isinstance(found, Trained)]
+    one_file = output is not None and output.suffix == ".html"
+    if one_file and len(folders) + (not alone) > 1:
+        raise UsageError(f"{output} is one file, several pages were asked for", "name a folder")
+    if plots is None and len(folders) < len(trainings):
+        raise UsageError("a log alone has curves and no page", "--plots DIR draws them")
+    if plots is not None:
+        logs = [log for found in trainings for log in _logs(found)]
+        for log in logs:
+            name = "training" if len(logs) == 1 else f"training-{log.parent.resolve().name}"
+            for path in draw_training(log, plots, name):
+                out.print(Text(str(path)), soft_wrap=True)
+    for found in folders:
+        target = found.folder / REPORT
+        if output is not None:
+            target = output if one_file else output / f"{found.folder.resolve().name}-report.html"
+        out.print(Text(str(write_training_page(found, target))), soft_wrap=True)
+
+
+def _logs(found: Trained | Path) -> list[Path]:
+    """Logs with a step in them."""
+    if isinstance(found, Path):
+        return [found]
+    return [log for stage in found.stages if (log := stage / LOG).is_file() and log.stat().st_size]
 
 
 def _draw(

@@ -18,15 +18,14 @@ from lens_bench.parsing import parse_json
 from lens_bench.train.config import Optimiser, TrainRecipe, without_folder
 from lens_bench.train.curriculum import MEASURED
 from lens_bench.train.durable import steps_done
-from lens_bench.train.log import LOG_NAME, read_log
+from lens_bench.train.log import read_log
 from lens_bench.train.rewards import reward_digests
 from lens_bench.train.schedule import rate_share
-from lens_bench.train.usable import LEFT_OUT
-from lens_bench.trained import BEGUN, BEST, CURVE, FINAL, checkpoints, step_of
+from lens_bench.trained import BEGUN, BEST, CURVE, FINAL, LEFT_OUT, LOG, REPORT, checkpoints, step_of
 
 LOCK = ".lock"
 # All that a training writes.
-_WRITTEN = (BEGUN, LOG_NAME, MEASURED, LEFT_OUT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
+_WRITTEN = (BEGUN, LOG, MEASURED, LEFT_OUT, REPORT, "*.part", "checkpoint-*", ".checkpoint-*", FINAL, f".{FINAL}.*",
             BEST, f".{BEST}.*", f"{CURVE}-*", "samples", "tensorboard", "wandb")  # fmt: skip
 # Settings that do not define the result, or only its rounding. What an error message of a running training advises to
 # set must be among them.
@@ -111,7 +110,7 @@ def _note_changes(path: Path, begun: Begun, step: int) -> None:
 def _has_steps(folder: Path) -> bool:
     """Whether a training got as far as a step, or a measurement, that depends on what it was begun with."""
     written = (folder / FINAL).is_dir() or (folder / MEASURED).is_file() or bool(checkpoints(folder))
-    return written or bool(read_log(folder / LOG_NAME))
+    return written or bool(read_log(folder / LOG))
 
 
 def _step(folder: Path) -> int:

@@ -13,8 +13,7 @@ from lens_bench.atomic import write_text
 from lens_bench.errors import RunError
 from lens_bench.parsing import parse_json
 from lens_bench.train.trackers import Tracker
-
-LOG_NAME = "train_log.jsonl"
+from lens_bench.trained import LOG
 
 
 class TrainLog:
@@ -30,7 +29,7 @@ class TrainLog:
     """
 
     def __init__(self, folder: Path, after: int, trackers: Sequence[Tracker] = ()) -> None:
-        self.path = folder / LOG_NAME
+        self.path = folder / LOG
         self.lines = lines_until(self.path, after)
         self._cut()
         self._file = self.path.open("a", encoding="utf-8")

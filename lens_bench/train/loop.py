@@ -33,7 +33,7 @@ from lens_bench.train.devices import agreed, from_first, layout, make_accelerato
 from lens_bench.train.durable import damage, require_intact, steps_done
 from lens_bench.train.evaluated import Evaluated, evaluated, read_evaluated
 from lens_bench.train.lengths import require_lengths
-from lens_bench.train.log import LOG_NAME, TrainLog, lines_until
+from lens_bench.train.log import TrainLog, lines_until
 from lens_bench.train.meter import summed
 from lens_bench.train.parameters import require_gradients
 from lens_bench.train.policy import Policy
@@ -48,7 +48,7 @@ from lens_bench.train.trainee import layout_of
 from lens_bench.train.usable import DataCheck
 from lens_bench.train.watch import SKIPPED, Watch
 from lens_bench.train.workshop import Workshop
-from lens_bench.trained import FINAL
+from lens_bench.trained import FINAL, LOG
 
 # Images tried in a row for one place of a step: with so many unreadable ones the folder is gone, not an image.
 _ATTEMPTS = 8
@@ -354,5 +354,5 @@ class Training:
             trackers = open_trackers(recipe.runtime.report_to, folder, done, recipe.name, settings)
             log = TrainLog(folder, done, trackers)
         self.accelerator.wait_for_everyone()
-        self.watch.replay(log.lines if log is not None else lines_until(folder / LOG_NAME, done))
+        self.watch.replay(log.lines if log is not None else lines_until(folder / LOG, done))
         return log

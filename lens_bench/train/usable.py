@@ -28,8 +28,8 @@ from lens_bench.run.truth_store import cache_folder
 from lens_bench.train.data import Problems
 from lens_bench.train.devices import from_first
 from lens_bench.train.progress import Progress
+from lens_bench.trained import LEFT_OUT
 
-LEFT_OUT = "left_out.json"
 # Findings about an image cost all its expressions.
 _OF_IMAGES = frozenset({"missing image", "broken image"})
 _ELONGATED = "elongated image"

@@ -25,7 +25,8 @@ from lens_bench.train.album import truth_of
 from lens_bench.train.data import open_data, open_items
 from lens_bench.train.log import read_log
 from lens_bench.train.loop import Where, train
-from lens_bench.train.usable import LEFT_OUT, find_problems
+from lens_bench.train.usable import find_problems
+from lens_bench.trained import LEFT_OUT
 
 from .commands import command, write_recipe
 from .conftest import Watcher, tiny_recipe

@@ -46,9 +46,12 @@ def inline_plots(runs: Sequence[ScoredRun], expressions: Mapping[str, str]) -> t
                 draw_length(group, where, expressions) if expressions else [],
             ),
         ):
-            found += [InlinePlot(title, f"{alt}: {names}", _uri(path)) for path in paths if path.suffix == ".svg"]
+            found += [
+                InlinePlot(title, f"{alt}: {names}", picture_uri(path)) for path in paths if path.suffix == ".svg"
+            ]
     return tuple(found)
 
 
-def _uri(path: Path) -> str:
+def picture_uri(path: Path) -> str:
+    """A data URI of an SVG file."""
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -26,24 +26,40 @@ def render(context: Mapping[str, object], data: JsonObject) -> str:
         context: What the template shows; escaped by it.
         data: What the script works on.
     """
-    environment = Environment(
-        loader=PackageLoader("lens_bench.report.page", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"style-src {_hash(style)}; script-src {_hash(script)}"
     )
-    return environment.get_template("page.html.j2").render(
-        **context,
-        policy=policy,
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        data=Markup(embedded_json(data)),  # noqa: S704 - escaped for this place by embedded_json
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            **context,
+            policy=policy,
+            style=Markup(style),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            data=Markup(embedded_json(data)),  # noqa: S704 - escaped for this place by embedded_json
+        )
+    )
+
+
+def render_training(context: Mapping[str, object]) -> str:
+    """Fill the template of a training, which has no script."""
+    style = _asset("page.css")
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src {_hash(style)}"
+    return (
+        _environment().get_template("training.html.j2").render(**context, policy=policy, style=Markup(style))  # noqa: S704 - our own file
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("lens_bench.report.page", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

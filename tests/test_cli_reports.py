@@ -262,7 +262,7 @@ def test_the_page_of_a_chain_has_every_stage_in_order(cli: Any, tmp_path: Path) 
     chain = tmp_path / "<all>"
     evaluation = {"split": "shapes/val", "samples": 16}
     first = [{"step": n, "loss": 2.0 - n / 10, "seconds": 30.0} for n in range(1, 11)]
-    write_stage(chain / "2-first", {"stage": "supervised", "optimiser": {"steps": 10}}, first)
+    write_stage(chain / "2-first", {"stage": "supervised", "optimiser": {"steps": 10}, "text": {"weight": 0}}, first)
     second: list[dict[str, object]] = [
         {"step": n, "loss": 0.5, "seconds": 0.5, "reward/total": n / 20, "reward/box": n / 40} for n in range(1, 21)
     ]
@@ -286,7 +286,7 @@ def test_the_page_of_a_chain_has_every_stage_in_order(cli: Any, tmp_path: Path) 
     rows = [cell.findall(row) for row in sections[0].split("<tr>")[2:]]
     measured = "gIoU 37.5 %, best 50.0 % at step 15"
     assert rows == [
-        ["2-first", "perfect answers", "10", "5.0 min", "1.900 → 1.000", "–", "–"],
+        ["2-first", "masks behind perfect answers", "10", "5.0 min", "1.900 → 1.000", "–", "–"],
         [
             "10-second",
             "GRPO",

@@ -86,7 +86,7 @@ def read_stages(trained: Trained) -> list[StageReport]:
 
 def _stage(folder: Path) -> StageReport:
     recipe = _section(_object(folder / BEGUN), "recipe")
-    steps, stage = _section(recipe, "optimiser").get("steps"), str(recipe.get("stage", ""))
+    steps = _section(recipe, "optimiser").get("steps")
     log = folder / LOG
     # A log is there from the start and is empty until the first step is done.
     series = read_log(log) if log.is_file() and log.stat().st_size else {}
@@ -97,7 +97,7 @@ def _stage(folder: Path) -> StageReport:
     on = _section(recipe, "evaluation")
     return StageReport(
         name=folder.resolve().name,
-        kind=_KINDS.get(stage, stage),
+        kind=_kind(recipe),
         done=int(max((found[0][-1] for found in series.values()), default=0)),
         total=steps if isinstance(steps, int) else None,
         is_finished=(folder / FINAL).is_dir(),
@@ -110,6 +110,13 @@ def _stage(folder: Path) -> StageReport:
         left_out=_left_out(folder / LEFT_OUT),
         log=log if series else None,
     )
+
+
+def _kind(recipe: Mapping[str, object]) -> str:
+    stage = str(recipe.get("stage", ""))
+    if stage == "supervised" and _section(recipe, "text").get("weight") == 0:
+        return "masks behind perfect answers"
+    return _KINDS.get(stage, stage)
 
 
 def _course(steps: Floats, values: Floats) -> Course:

@@ -101,6 +101,8 @@ def _image_id(row: Row, instances: Instances) -> int:
 
 def _truth(row: Row, image_id: int, instances: Instances) -> GroundTruth:
     size = instances.image(image_id, row.where).size
+    if len(set(row.ann_ids)) < len(row.ann_ids):  # protocols that sum parts would take both for background
+        raise DataError(f"{row.where} names an annotation twice: {', '.join(map(str, row.ann_ids))}")
     parts: list[Part] = []
     for ann_id in row.ann_ids:
         record = instances.annotation(ann_id, row.where)

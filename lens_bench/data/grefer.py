@@ -13,7 +13,7 @@ from typing import Final
 from lens_bench.data.images import ImageFile
 from lens_bench.data.instances import Instances, box_of_xywh, load_instances, parts_of
 from lens_bench.data.jsonio import as_int, field, load_json
-from lens_bench.data.refer import Ref, ref_image, select_refs, sentences
+from lens_bench.data.refer import Ref, annotation_of, ref_image, select_refs, sentences
 from lens_bench.data.safe_pickle import load_pickle
 from lens_bench.data.split import Source
 from lens_bench.errors import DataError
@@ -90,7 +90,7 @@ def joint_truth(ref: Ref, ann_ids: Sequence[int], instances: Instances, *, drop_
     parts: list[Part] = []
     boxes = []
     for ann_id in ann_ids:
-        record = instances.annotation(ann_id, ref.where)
+        record = annotation_of(ref, ann_id, instances)
         where = f"annotation {ann_id} of {instances.path}"
         if not record.get("iscrowd"):
             parts += parts_of(record.get("segmentation"), size, where, drop_short=drop_short)

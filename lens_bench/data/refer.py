@@ -59,6 +59,15 @@ def read(source: Source) -> Iterable[Sample]:
 
 
 def _truth(ref: Ref, ann_id: int, instances: Instances) -> GroundTruth:
+    record = annotation_of(ref, ann_id, instances)
+    return truth_of(record, instances.image(ref.image_id, ref.where).size, f"annotation {ann_id} of {instances.path}")
+
+
+# ---------------------------------------------------------------------------------------------- shared by the family
+
+
+def annotation_of(ref: Ref, ann_id: int, instances: Instances) -> Record:
+    """The annotation of an id that a ref names. Raises ``DataError`` where it is missing, or on another image."""
     record = instances.annotation(ann_id, ref.where)
     owner = record.get("image_id", ref.image_id)
     if owner != ref.image_id:
@@ -66,10 +75,7 @@ def _truth(ref: Ref, ann_id: int, instances: Instances) -> GroundTruth:
             f"{ref.where} is about image {ref.image_id}, but its annotation {ann_id} is on image {shown(owner)}",
             "the two files must be of one version: get both again",
         )
-    return truth_of(record, instances.image(ref.image_id, ref.where).size, f"annotation {ann_id} of {instances.path}")
-
-
-# ---------------------------------------------------------------------------------------------- shared by the family
+    return record
 
 
 def select_refs(content: object, source: Source, path: Path) -> list[Ref]:

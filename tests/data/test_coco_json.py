@@ -68,6 +68,7 @@ def test_an_annotation_may_be_named_alone(tiny: Any, key: str) -> None:
     [
         ({"expression": "x", "ann_ids": [70, 80]}, "is about images 7, 8"),
         ({"expression": "x", "ann_ids": [70], "image_id": 8}, "is about images 7, 8"),
+        ({"expression": "x", "ann_ids": [70, 70]}, "names an annotation twice: 70, 70"),
         ({"expression": "x"}, "is about no image"),
         ({"expression": "x", "image_id": 9}, "names image 9"),
         ({"expression": "x", "ann_ids": [99]}, "names annotation 99"),

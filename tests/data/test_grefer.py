@@ -96,6 +96,16 @@ def test_neither_file_is_an_error_that_names_both(tiny: Any) -> None:
         open_split(find_suite("grefcoco"), "val", tiny.root)
 
 
+def test_an_annotation_on_another_image_is_refused(tiny: Any) -> None:
+    """Numbers of a merged set may be taken: it would be drawn on the wrong image."""
+    refs, images, annotations = _tree(tiny)
+    annotations[1]["image_id"] = 8
+    files = tiny.refer(refs, [*images, tiny.image(8)], annotations, folder="grefcoco", name=REFS)
+    source = tiny.source({"refs": files["refs"], "instances": files["instances"]})
+    with pytest.raises(DataError, match=r"ref 1 of .* is about image 7, but its annotation 71 is on image 8"):
+        list(grefer.read(source))
+
+
 def test_an_annotation_that_is_not_there_is_named(tiny: Any) -> None:
     files = tiny.refer([tiny.ref(1, 7, [70, 99], ["x"])], [tiny.image(7)], [tiny.annotation(70, 7)], name=REFS)
     with pytest.raises(DataError, match="names annotation 99"):

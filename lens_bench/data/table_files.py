@@ -19,10 +19,16 @@ _SHOWN: Final = 4
 _END: Final = 2**16  # bytes; Parquet's footer, with the sizes and statistics of all columns, is at the end
 
 
-def data_files(path: Path, split: str | None) -> list[Path]:
+def data_files(path: Path, split: str | None, own: str) -> list[Path]:
     """The files of a table, sorted: the one that ``path`` is, or those below it that belong to a split.
 
     Hidden files and folders are passed by, such as the ``._*`` that macOS leaves.
+
+    Args:
+        path: A file, or a folder with files at any depth.
+        split: Of the table, as the card gives it; None where it does not.
+        own: The split's name on the card: where the card gives none of the table, the table of this name is read if
+            there is one, and all files otherwise.
 
     Raises:
         DataError: There are none, parts are missing, or several tables may be the split.
@@ -33,7 +39,7 @@ def data_files(path: Path, split: str | None) -> list[Path]:
         return [path]
     for suffix in FORMATS:
         files = sorted(p for p in path.rglob(f"*{suffix}") if not _is_hidden(p.relative_to(path)))
-        wanted = files if split is None else _of_split(files, split)
+        wanted = _of_split(files, split or own, exactly=split is None) or ([] if split else files)
         if wanted:
             _check_parts(wanted)
             return wanted
@@ -71,13 +77,15 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _of_split(files: list[Path], split: str) -> list[Path]:
+def _of_split(files: list[Path], split: str, *, exactly: bool) -> list[Path]:
     """The parts of the table ``<split>``; only where there is none, of the one ``<split>-...``, then ``<split>_...``.
+
+    ``exactly`` leaves out the latter two.
 
     Raises:
         DataError: That are several tables, e.g. of two configurations in folders of their own.
     """
-    for start in (split, f"{split}-", f"{split}_"):
+    for start in (split,) if exactly else (split, f"{split}-", f"{split}_"):
         found: dict[tuple[Path, str], list[Path]] = {}
         for file in files:
             name = _NUMBERED.sub("", file.stem)

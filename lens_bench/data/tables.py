@@ -262,7 +262,7 @@ def _from_disk(path: Path, source: Source) -> Table:
         return _load(str(folder), str(folder), path, lambda: datasets.load_from_disk(str(folder)))
     if (path / "state.json").is_file():
         return _load(str(path), str(path), path, lambda: datasets.load_from_disk(str(path)))
-    files = data_files(path, str(split) if split else None)
+    files = data_files(path, str(split) if split else None, source.split)
     kind = FORMATS[files[0].suffix]
     if kind == "json":
         _check_json(files)

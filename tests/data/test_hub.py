@@ -133,6 +133,16 @@ def test_a_split_whose_name_begins_like_anothers_is_not_mixed_with_it(tiny: Any)
     assert len(_read(tiny, folder, options={"table_split": "test-dev"})) == 2
 
 
+def test_a_split_of_a_folder_is_not_mixed_with_the_others(tiny: Any) -> None:
+    """Also where the card does not say ``table_split``, as with ``save_to_disk`` and on the hub."""
+    table = _table(FORMS["dense bool"][1])
+    table.to_parquet(tiny.root / "part-a.parquet")
+    table.to_parquet(tiny.root / "part-b.parquet")
+    assert len(_read(tiny, tiny.root)) == 4
+    table.select([0]).to_parquet(tiny.root / "test-00000-of-00001.parquet")
+    assert len(_read(tiny, tiny.root)) == 1
+
+
 def test_one_of_several_tables_is_not_guessed(tiny: Any) -> None:
     """Configurations lie in folders of their own; together they are no split."""
     table = _table(FORMS["dense bool"][1])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from lens_bench.checkpoint_files import read_object
 from lens_bench.errors import CheckpointError, RunError, UsageError
+from lens_bench.out_of_memory import free_cached_memory
 from lens_bench.records import Pixels
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class VllmSettings:
         share: Share of device memory that vLLM takes (GPU only).
         many: One of several processes that torch.distributed knows of, each with an engine of its own.
         devices: Over how many GPUs every layer is divided (tensor parallelism).
+        sleeps: Whether ``rest`` gives device memory back, by vLLM's sleep mode (CUDA only).
     """
 
     device: str
@@ -53,6 +55,7 @@ class VllmSettings:
     share: float = 0.4
     many: bool = False
     devices: int = 1
+    sleeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class VllmEngine:
 
     def __init__(self, folder: Path, settings: VllmSettings) -> None:
         self._devices = settings.devices
+        self._sleeps, self._asleep = settings.sleeps, False
         self._llm: LLM | None = _start(folder, settings)
 
     def complete(
@@ -196,6 +200,12 @@ class VllmEngine:
         llm.reset_mm_cache()
         llm.llm_engine.reset_encoder_cache()
 
+    def rest(self) -> None:
+        """Where it may sleep, move the weights to the host and drop keys and values until vLLM is used again."""
+        if self._sleeps and not self._asleep:
+            self._running().sleep(level=1)
+            self._asleep = True
+
     def close(self) -> None:
         """Stop vLLM."""
         if self._llm is not None:
@@ -207,6 +217,10 @@ class VllmEngine:
     def _running(self) -> LLM:
         if self._llm is None:
             raise RunError("the vLLM engine was closed")
+        if self._asleep:
+            free_cached_memory()  # vLLM's memory is not torch's
+            self._llm.wake_up()
+            self._asleep = False
         return self._llm
 
 
@@ -301,6 +315,8 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
             f"CUDA_VISIBLE_DEVICES={number} and --device cuda",
         )
     check_parallel(folder, settings.devices)
+    if settings.sleeps:
+        _require_sleep(settings)
     # The engine runs in this process: the device is shared with what paints masks, and tests need no second process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if cpu:
@@ -314,6 +330,8 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
     if cpu:
         _inspect_here(folder)
     options: dict[str, object] = {} if cpu else {"gpu_memory_utilization": settings.share}
+    if settings.sleeps:
+        options["enable_sleep_mode"] = True
     if settings.many:
         options["distributed_executor_backend"] = "external_launcher"
     if settings.devices > 1:
@@ -330,6 +348,16 @@ def _start(folder: Path, settings: VllmSettings) -> LLM:
         logprobs_mode="processed_logprobs",
         **options,
     )
+
+
+def _require_sleep(settings: VllmSettings) -> None:
+    """Raise ``UsageError`` where vLLM cannot give its memory back."""
+    without = "do without vLLM's sleep mode, e.g. --set grpo.vllm_sleep=false"
+    if not settings.device.startswith("cuda"):
+        raise UsageError(f"vLLM's sleep mode needs a CUDA device, this is {settings.device}", without)
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if "expandable_segments:true" in os.environ.get(name, "").lower():
+            raise UsageError(f"vLLM's sleep mode does not work with expandable_segments:True of {name}", without)
 
 
 def check_parallel(folder: Path, devices: int) -> None:

@@ -159,3 +159,55 @@ def test_one_changed_element_of_a_large_weight_is_seen(monkeypatch: pytest.Monke
     with Wide() as seen:
         _differing(held, sent)
     assert 0 < seen.largest <= 1000
+
+
+# ---------------------------------------------------------------------------------------------- sleep
+
+
+class Llm:
+    """As much of vLLM as sleeping needs; writes down what is called."""
+
+    def __init__(self, **options: object) -> None:
+        self.options, self.calls = options, list[str]()
+
+    def sleep(self, level: int) -> None:
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self) -> None:
+        self.calls.append("wake up")
+
+    def generate(self, *_: object, **__: object) -> list[object]:
+        self.calls.append("generate")
+        return []
+
+
+def started(folder: Path, monkeypatch: pytest.MonkeyPatch, settings: VllmSettings) -> tuple[VllmEngine, Llm]:
+    module = ModuleType("vllm")
+    for name, value in (("LLM", Llm), ("SamplingParams", SimpleNamespace)):
+        monkeypatch.setattr(module, name, value, raising=False)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    engine = VllmEngine(described(folder), settings)
+    return engine, engine._llm  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_it_sleeps_until_it_is_used(sleeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, llm = started(tmp_path, monkeypatch, VllmSettings("cuda", "bfloat16", sleeps=sleeps))
+    assert llm.options.get("enable_sleep_mode", False) is sleeps
+    monkeypatch.setattr(vllm_engine, "free_cached_memory", lambda: llm.calls.append("free"))
+    for _ in range(2):
+        engine.sample([], frozenset(), 1.0, [])
+        engine.rest()
+        engine.rest()
+    asleep = ["generate", "sleep 1", "free", "wake up", "generate", "sleep 1"]
+    assert llm.calls == (asleep if sleeps else ["generate", "generate"])
+
+
+def test_where_it_cannot_sleep_is_said_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="needs a CUDA device, this is cpu") as caught:
+        VllmEngine(described(tmp_path), VllmSettings("cpu", "float32", sleeps=True))
+    assert "grpo.vllm_sleep=false" in caught.value.hint
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with pytest.raises(UsageError, match="expandable_segments:True of PYTORCH_CUDA_ALLOC_CONF"):
+        VllmEngine(described(tmp_path), VllmSettings("cuda", "bfloat16", sleeps=True))

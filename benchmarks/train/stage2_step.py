@@ -97,6 +97,9 @@ class Timed:
         self.seconds.append(time.perf_counter() - begin)
         return found
 
+    def rest(self) -> None:
+        self._inner.rest()
+
     def close(self) -> None:
         self._inner.close()
 

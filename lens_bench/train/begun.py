@@ -30,7 +30,8 @@ _WRITTEN = (BEGUN, LOG, MEASURED, LEFT_OUT, REPORT, "*.part", "checkpoint-*", ".
 # Settings that do not define the result, or only its rounding. What an error message of a running training advises to
 # set must be among them.
 FREE = ("saving", "evaluation", "stop", "title", "summary", "model_name", "model_title", "licence", "batch.micro",
-        "runtime", "grpo.share_prefix", "grpo.rollouts", "grpo.vllm_share", "grpo.sampler_tolerance")  # fmt: skip
+        "runtime", "grpo.share_prefix", "grpo.rollouts", "grpo.vllm_share", "grpo.vllm_sleep",
+        "grpo.sampler_tolerance")  # fmt: skip
 # Keys of the section runtime that older recipes wrote down, and that never changed a result.
 _GONE = ("tensorboard",)
 # These may change where the learning rates of the steps done stay what they were.

@@ -303,6 +303,7 @@ class Grpo(_Part):
         redraws: How often a group of equal rewards is replaced by one about another unit before it is kept after all.
         rollouts: ``hf``: the policy itself samples; ``vllm``: an engine beside it, which gets its weights every step.
         vllm_share: Share of device memory that vLLM takes.
+        vllm_sleep: Whether vLLM gives it back while gradients live (CUDA only); its weights are in the host meanwhile.
         importance_cap: vLLM's arithmetic is not the trainer's. Each token's advantage is weighted by how much likelier
             it is under the policy than under the sampler, at most by this much; 0: not at all.
         sampler_tolerance: Mean difference of log-probabilities between sampler and trainer, in nats a token, beyond
@@ -325,6 +326,7 @@ class Grpo(_Part):
     redraws: int = Field(default=0, ge=0)
     rollouts: Literal["hf", "vllm"] = "hf"
     vllm_share: Fraction = 0.3
+    vllm_sleep: bool = False
     importance_cap: Weight = 2.0
     sampler_tolerance: Weight = 0.1
 

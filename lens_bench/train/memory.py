@@ -32,19 +32,30 @@ class Memory:
     Attributes:
         layout: ``plain``, ``FSDP`` or ``LoRA``.
         parts: What takes them, by name.
-        peak: While gradients live or while rollouts are sampled, whichever is more.
+        training: While gradients live.
+        sampling: While rollouts are sampled; 0 where none are.
         vllm: Share of a card that vLLM takes beside them.
+        sleeps: Whether vLLM gives it back while gradients live.
     """
 
     layout: str
     parts: Mapping[str, float]
-    peak: float
+    training: float
+    sampling: float
     vllm: float
+    sleeps: bool
+
+    @property
+    def peak(self) -> float:
+        """While gradients live or while rollouts are sampled, whichever is more."""
+        return max(self.training, self.sampling)
 
     @property
     def cards(self) -> tuple[int, ...]:
         """The sizes of ``CARDS_GB`` that it fits on."""
-        return tuple(size for size in CARDS_GB if self.peak <= size * 1e9 * (1 - _RESERVED - self.vllm))
+        beside = 0.0 if self.sleeps else self.vllm
+        needs = ((self.training, beside), (self.sampling, self.vllm))
+        return tuple(n for n in CARDS_GB if all(size <= n * 1e9 * (1 - _RESERVED - share) for size, share in needs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +147,7 @@ def _memory(layout: str, recipe: TrainRecipe, lens: LensModel, lengths: Lengths,
         kept = ("weights", "moments", "reference", "gathered copy", "keys and values")
         sampling = sum(parts.get(name, 0.0) for name in kept)
     share = grpo.vllm_share if grpo is not None and grpo.rollouts == "vllm" else 0.0
-    return Memory(layout, parts, max(training, sampling), share)
+    return Memory(layout, parts, training, sampling, share, grpo is not None and grpo.vllm_sleep)
 
 
 def _activations(recipe: TrainRecipe, lens: LensModel, tokens: int, size: float) -> float:

@@ -40,7 +40,8 @@ def _memory_in_words(memory: Memory, gpus: int) -> str:
     """Peak, what it fits on, and its largest parts."""
     fits = f"fits {', '.join(map(str, memory.cards))} GB" if memory.cards else "fits none of the cards below"
     where = f"on each of {gpus} GPUs" if gpus > 1 else "on one GPU"
-    beside = f", beside {memory.vllm:.0%} of the card for vLLM" if memory.vllm else ""
+    when = " while sampling" if memory.sleeps else ""
+    beside = f", beside {memory.vllm:.0%} of the card for vLLM{when}" if memory.vllm else ""
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:4]
     parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in largest if size)
     return f"{_gigabytes(memory.peak)} {where}{beside}; {fits} ({parts})"

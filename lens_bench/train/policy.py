@@ -91,6 +91,7 @@ class Policy:
         with self._shop.whole():
             self._sampler.sync()
             batches = self._batches(self._redrawn(self._sample(draws)))
+            self._sampler.rest()
         return [partial(self._loss, batch) for batch in batches]
 
     def _sample(self, draws: Sequence[Draw]) -> list[Group]:

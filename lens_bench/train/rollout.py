@@ -70,6 +70,10 @@ class Sampler(Protocol):
         """Take over the policy's weights, after every update and on every rank."""
         ...
 
+    def rest(self) -> None:
+        """All rollouts of a step are there: make room for gradients until ``sync`` or ``sample`` is called."""
+        ...
+
     def close(self) -> None:
         """Let go of what is held beside the policy."""
         ...
@@ -98,6 +102,9 @@ class HfSampler:
 
     def sync(self) -> None:
         """Nothing to do: the weights are the policy's own."""
+
+    def rest(self) -> None:
+        """Nothing is held."""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -44,6 +44,7 @@ def make_sampler(shop: Workshop, config: Grpo) -> Sampler:
         config.max_completion_length,
         torch.bfloat16 if shop.recipe.runtime.precision == "bf16" else shop.lens.text_dtype,
         config.vllm_share,
+        config.vllm_sleep,
     )
 
 

@@ -40,6 +40,7 @@ class VllmSampler:
         longest: Most tokens of an answer.
         dtype: Precision that vLLM computes in.
         share: Share of device memory that vLLM takes.
+        sleeps: Whether vLLM gives it back while it rests.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class VllmSampler:
         longest: int,
         dtype: torch.dtype = torch.float32,
         share: float = 0.3,
+        sleeps: bool = False,
     ) -> None:
         self._lens = lens
         self._tokenizer = tokenizer
@@ -59,6 +61,7 @@ class VllmSampler:
         self._longest = longest
         self._dtype = dtype
         self._share = share
+        self._sleeps = sleeps
         self._engine: VllmEngine | None = None
         temporal = whole(lens.qwen.config.vision_config, "temporal_patch_size")
         self._patching = Patching(lens.patch, lens.merge, temporal)
@@ -89,6 +92,11 @@ class VllmSampler:
         rollouts = [Rollout(answer.ids, answer.logps) for answer in found]
         return [rollouts[n * members : (n + 1) * members] for n in range(len(asks))]
 
+    def rest(self) -> None:
+        """Let vLLM give its memory back, where it sleeps."""
+        if self._engine is not None:
+            self._engine.rest()
+
     def close(self) -> None:
         """Stop vLLM."""
         if self._engine is not None:
@@ -100,7 +108,9 @@ class VllmSampler:
         context = min(_CONTEXT, whole(self._lens.qwen.config.text_config, "max_position_embeddings"))
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         dtype = str(self._dtype).removeprefix("torch.")
-        settings = VllmSettings(str(self._lens.device), dtype, context, share=self._share, many=several)
+        settings = VllmSettings(
+            str(self._lens.device), dtype, context, share=self._share, many=several, sleeps=self._sleeps
+        )
         with tempfile.TemporaryDirectory(prefix="lens-bench-vllm-") as name:
             export_qwen(merged(self._lens), Path(name), self._tokenizer)
             return VllmEngine(Path(name), settings)

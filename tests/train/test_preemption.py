@@ -31,6 +31,7 @@ FREE_OF_ARITHMETIC: dict[str, object] = {
     "stop.unreadable": 0.5,
     "grpo.sampler_tolerance": 0,
     "grpo.vllm_share": 0.1,
+    "grpo.vllm_sleep": True,
     "summary": "Another one.",
 }
 

@@ -302,6 +302,13 @@ def test_dry_run_says_what_fits_where(data_root: Path) -> None:
     assert alone.h100_seconds[0] == pytest.approx(8 * plan.h100_seconds[0])
     engine = make_plan(single("lens-3b-stage2", "grpo.rollouts=vllm", "grpo.vllm_share=0.5"), data_root, gpus=8)
     assert engine.memory[1].vllm == 0.5 and len(engine.memory[1].cards) < len(divided.cards)
+    sleeping = ("grpo.rollouts=vllm", "grpo.vllm_share=0.5", "grpo.vllm_sleep=true")
+    resting = make_plan(single("lens-3b-stage2", *sleeping), data_root, gpus=8).memory[1]
+    # Both parts of a step have to fit, the sampling one alone beside vLLM.
+    assert set(engine.memory[1].cards) <= set(resting.cards) and resting.training == engine.memory[1].training
+    for size in (24, 48, 80, 141):
+        fits = resting.training <= 0.92e9 * size and resting.sampling <= 0.42e9 * size
+        assert (size in resting.cards) is fits
 
 
 def test_dry_run_takes_the_sizes_of_the_data(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from lens_bench.lens.modeling import LensModel
 from lens_bench.lens.prompts import Prompter
 from lens_bench.lens.writer import HfWriter, Row, Written
 from lens_bench.train.pack import Segment, pack
+from lens_bench.train.policy import Policy
 from lens_bench.train.rollout import Ask, HfSampler, Rollout, _Inverse, read_prompts, rollout_bytes
 from lens_bench.train.trainee import layout_of, read, score, see
 
+from .conftest import Run, tiny_recipe
 from .test_pack import setting
 
 MEMBERS = 3
@@ -206,3 +208,12 @@ def test_more_rows_than_fitted_are_not_tried_again(monkeypatch: pytest.MonkeyPat
         sizes.clear()
         assert [[r.ids for r in g] for g in sampler.sample(found, MEMBERS, 0)] == [[r.ids for r in g] for g in whole]
         assert sizes == tried
+
+
+def test_a_step_lets_the_sampler_rest_before_its_gradients(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for owner, name in ((HfSampler, "sync"), (HfSampler, "sample"), (HfSampler, "rest"), (Policy, "_loss")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, real=real, name=name: (calls.append(name), real(*a))[1])
+    run(tiny_recipe("grpo", {"optimiser": {"steps": 2}}))
+    assert calls == ["sync", "sample", "rest", "_loss", "_loss"] * 2

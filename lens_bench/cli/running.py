@@ -127,7 +127,10 @@ def score(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="With --predictions: where they come from, e.g. the URL of a paper."),
+        typer.Option(
+            help="With --predictions: where they come from, e.g. the URL of a paper. Files of one name and source, "
+            "one a split, are one submission."
+        ),
     ] = None,
     box_format: Annotated[
         str | None,

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from lens_bench.atomic import write_text
 from lens_bench.console import err, facts, note, out
 from lens_bench.data.shapes.make import folder_of, make, splits
-from lens_bench.errors import Preempted, UsageError
+from lens_bench.errors import Preempted, RunError, UsageError
 from lens_bench.heads import NAME, NAME_HINT
 from lens_bench.train.config import ChainRecipe, TrainRecipe
 from lens_bench.train.recipe_files import load_recipe, override, validated
@@ -174,7 +174,12 @@ def make_missing(recipe: TrainRecipe, root: Path, asked_to_stop: Callable[[], bo
 
     for suite, split in _missing(recipe, root):
         note(f"making {suite} {split} in {root}")
-        make(suite, split, root, progress=look, images=recipe.data.images)
+        try:
+            make(suite, split, root, progress=look, images=recipe.data.images)
+        except RunError as error:
+            if asked_to_stop():  # SIGTERM to all processes ends those that draw
+                raise Preempted("a signal stopped the making of data", "the same command starts over") from error
+            raise
 
 
 def _missing(recipe: TrainRecipe, root: Path) -> list[tuple[str, str]]:

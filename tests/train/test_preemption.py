@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from lens_bench.errors import Preempted
 from lens_bench.train.log import read_log
 from lens_bench.trained import checkpoints
 
-from .commands import command
+from .commands import command, write_recipe
+from .conftest import tiny_recipe
 from .held import STEP, STEPS, held_recipe, wait_for
 from .test_training import close, numbers, same, weights
 
@@ -128,3 +131,22 @@ def test_ctrl_c_ends_it_at_once(recipe: Path, data_root: Path, tmp_path: Path) -
     code, said = signalled(recipe, tmp_path / "out", data_root, signal.SIGINT)
     assert code == 130, said
     assert not checkpoints(tmp_path / "out") and len(read_log(tmp_path / "out" / "train_log.jsonl")) == STEP - 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_stops_the_making_of_data(number: signal.Signals, tmp_path: Path) -> None:
+    """As SLURM sends it: the processes that draw images get it, too."""
+    recipe = write_recipe(tiny_recipe("sam", {"data": {"images": 50_000}}), tmp_path / "recipe.yaml")
+    (tmp_path / "data").mkdir()
+    script = "from tests.train.commands import main; main()"
+    arguments = [sys.executable, "-c", script, str(recipe), str(tmp_path / "out"), str(tmp_path / "data")]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=root, start_new_session=True) as child:
+        for _ in range(1200):
+            if child.poll() is not None or next(tmp_path.rglob("*.png"), None):
+                break
+            time.sleep(0.1)
+        os.killpg(child.pid, number)
+        said = " ".join(child.communicate(timeout=120)[1].split())
+    assert child.returncode == Preempted.exit_code, said
+    assert "a signal stopped the making of data" in said and "Traceback" not in said

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from lens_bench.data.shapes.picture import Key, Picture, make_picture
 from lens_bench.data.shapes.reason import write_reason
 from lens_bench.data.shapes.recipes import RECIPES, SEED, VERSION, Recipe
 from lens_bench.data.shapes.refer_writer import write_grefer, write_refer
-from lens_bench.errors import DataError, UsageError
+from lens_bench.errors import DataError, RunError, UsageError
 from lens_bench.parsing import parse_json
 
 Progress = Callable[[int, int], None]
@@ -155,26 +156,35 @@ def _draw_all(what: tuple[int, str, str], recipe: Recipe, folder: Path, workers:
             yield _draw_chunk(what, recipe, folder, start)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet) as pool:
+    with _uninterrupted():  # this starts the process in which multiprocessing keeps track of resources
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet)
+    with executor as pool:
         with _uninterrupted():  # the first submission starts the workers
             waiting: list[Future[list[Picture]]] = [pool.submit(_draw_chunk, what, recipe, folder, s) for s in starts]
         try:
             for future in waiting:
                 yield future.result()
+        except BrokenProcessPool:
+            raise RunError(
+                "a process that draws images was ended, by a signal or for lack of memory", "run the same command again"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block ends. Processes that start in it inherit that SIGINT is blocked for them."""
+    """Put Ctrl-C off until the block ends. Processes that start in it inherit that SIGINT is blocked for them.
+
+    So is SIGUSR1, by which SLURM asks all processes of a training to stop: the training itself stops them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed: list[int] = []
     # Blocking the signal is not enough here: another thread of this process may receive it.
     handler = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield
     finally:

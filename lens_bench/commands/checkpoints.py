@@ -14,6 +14,7 @@ from lens_bench.cards import ModelCard
 from lens_bench.commands.run import answered, opened, show, show_plan
 from lens_bench.console import note, prints_to_stderr
 from lens_bench.errors import UsageError
+from lens_bench.outgoing import csv_cell
 from lens_bench.registry import find_model
 from lens_bench.run.evaluate import Outcome
 from lens_bench.run.plan import Request
@@ -138,8 +139,9 @@ def _table(runs: Sequence[tuple[Saved, Outcome]]) -> str:
         metrics, intervals = outcome.summary["metrics"], outcome.summary["ci95"]
         if not isinstance(metrics, Mapping) or not isinstance(intervals, Mapping):
             continue
+        run = str(outcome.files.root)
         for metric, value in metrics.items():
             if isinstance(value, int | float):
                 low, high = intervals.get(metric) or ("", "")
-                rows.writerow((saved.step, saved.folder.name, metric, value, low, high, outcome.files.root))
+                rows.writerow((saved.step, csv_cell(saved.folder.name), metric, value, low, high, csv_cell(run)))
     return text.getvalue()

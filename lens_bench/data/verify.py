@@ -122,14 +122,15 @@ def verify_split(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         jobs = [pool.submit(_check, samples, decode=decode and image_id not in gone) for image_id, samples in waiting]
         try:
-            for done, ((image_id, _), job) in enumerate(
-                zip(waiting, jobs, strict=True), len(groups) - len(waiting) + 1
-            ):
-                known[image_id] = job.result()
+            for done, job in enumerate(jobs, len(groups) - len(waiting) + 1):
+                job.result()
                 if progress is not None:
                     progress(done, len(groups))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            for (image_id, _), job in zip(waiting, jobs, strict=True):
+                if not job.cancelled() and job.exception() is None:
+                    known[image_id] = job.result()
     results = [known[image_id] for image_id, _ in groups]
     missing = [Finding("missing image", sample.id, sample.image.name) for sample in gone.values()]
     empty = [finding for result in results for finding in result.empty]

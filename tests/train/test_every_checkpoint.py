@@ -44,9 +44,10 @@ def trained(run: Run) -> Path:
 
 
 def test_each_model_has_a_run_and_a_point(
-    trained: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "runs"
+    monkeypatch.chdir(tmp_path)
+    out = Path("=runs")  # which a spreadsheet must not run
     assert ask(trained, asked, out) == 0
     manifests = {read_manifest(files).model: files for files in find_runs(out)}
     assert sorted(manifests) == [f"tiny-supervised-step-0000000{step}" for step in (1, 2, 3)]
@@ -57,6 +58,7 @@ def test_each_model_has_a_run_and_a_point(
         2: "checkpoint-00000002",
         3: "final",
     }
+    assert all(row["run"].startswith("'=runs") for row in rows)
     for step, row in curve.items():
         summary = read_json(manifests[f"tiny-supervised-step-0000000{step}"].summary)
         assert float(row["value"]) == summary["metrics"]["giou"]  # type: ignore[index]

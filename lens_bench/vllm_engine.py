@@ -145,7 +145,7 @@ class VllmEngine:
         for request, answer in zip(requests, found, strict=True):
             if not ends and len(answer.ids) != request.budget:
                 raise RunError(
-                    f"vLLM wrote {len(answer.ids)} of {request.budget} tokens behind a prompt of {answer.prompt}",
+                    f"vLLM wrote {len(answer.ids)} of {request.budget} tokens after a prompt of {answer.prompt}",
                     "fewer --new-tokens or a smaller --image-size",
                 )
         return found

@@ -95,7 +95,7 @@ def test_show_a_recipe(cli: Any, tmp_path: Path) -> None:
     starts = [row[1].strip() for row in rows if row[0] == "starts"]
     assert starts[0].startswith("from") and "drawn from the seed" in starts[0]
     assert starts[1].endswith("results/train/nano/1-nano-sam/final")
-    for words in ("masks behind perfect answers (supervised)", "shapes/train, by expression", "on 1 H100", "nano\n"):
+    for words in ("masks after perfect answers (supervised)", "shapes/train, by expression", "on 1 H100", "nano\n"):
         assert words in re.sub(" +\n", "\n", shown), words
     # What train --dry-run would say.
     dry = cli("train", "nano-stage2", "--dry-run", "--data-root", tmp_path).stdout

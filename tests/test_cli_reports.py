@@ -286,7 +286,7 @@ def test_the_page_of_a_chain_has_every_stage_in_order(cli: Any, tmp_path: Path) 
     rows = [cell.findall(row) for row in sections[0].split("<tr>")[2:]]
     measured = "gIoU 37.5 %, best 50.0 % at step 15"
     assert rows == [
-        ["2-first", "masks behind perfect answers", "10", "5.0 min", "1.900 → 1.000", "–", "–"],
+        ["2-first", "masks after perfect answers", "10", "5.0 min", "1.900 → 1.000", "–", "–"],
         [
             "10-second",
             "GRPO",

@@ -82,7 +82,7 @@ def _goal(recipe: TrainRecipe) -> str:
     if recipe.stage == "grpo":
         return "answers by rewards" + (" and masks" if recipe.mask.weight else "")
     if not recipe.text.weight:
-        return "masks behind perfect answers"
+        return "masks after perfect answers"
     return "perfect answers" + (" and masks" if recipe.mask.weight else "")
 
 

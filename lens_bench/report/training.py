@@ -115,7 +115,7 @@ def _stage(folder: Path) -> StageReport:
 def _kind(recipe: Mapping[str, object]) -> str:
     stage = str(recipe.get("stage", ""))
     if stage == "supervised" and _section(recipe, "text").get("weight") == 0:
-        return "masks behind perfect answers"
+        return "masks after perfect answers"
     return _KINDS.get(stage, stage)
 
 

@@ -169,7 +169,7 @@ def make_missing(recipe: TrainRecipe, root: Path, asked_to_stop: Callable[[], bo
     def look(done: int, total: int) -> None:
         if done < total and asked_to_stop():
             raise Preempted(
-                f"a signal stopped the making of data behind image {done} of {total}", "the same command starts over"
+                f"a signal stopped the making of data after image {done} of {total}", "the same command starts over"
             )
 
     for suite, split in _missing(recipe, root):

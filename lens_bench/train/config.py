@@ -111,7 +111,7 @@ class Optimiser(_Part):
         if self.decay is not None and self.schedule == "constant":
             raise ValueError("decay belongs to the schedules linear and cosine")
         if self.decay is not None and self.decay < self.steps and not self.floor:
-            raise ValueError(f"behind step {self.decay} (decay) the learning rate is 0: give floor a value")
+            raise ValueError(f"after step {self.decay} (decay) the learning rate is 0: give floor a value")
         return self
 
     @property

@@ -149,8 +149,8 @@ def _check(
         shown(done, total)
         if done < total and asked_to_stop():
             raise Preempted(
-                f"a signal stopped the check of {name} behind image {done} of {total}",
-                "the same command continues" + (" behind it" if begun is not None else " from the first image on"),
+                f"a signal stopped the check of {name} after image {done} of {total}",
+                "the same command continues" + (" after it" if begun is not None else " from the first image"),
             )
 
     try:

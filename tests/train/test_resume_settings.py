@@ -183,6 +183,6 @@ def test_a_stated_decay_is_the_schedule_of_a_shorter_training() -> None:
         long = Optimiser.model_validate({**shared, "steps": 15, "decay": 10})
         assert [rate_share(long, n) for n in range(10)] == [rate_share(short, n) for n in range(10)]
         assert [rate_share(long, n) for n in range(10, 15)] == pytest.approx([0.2] * 5)
-    with pytest.raises(ValueError, match=r"behind step 10 \(decay\) the learning rate is 0"):
+    with pytest.raises(ValueError, match=r"after step 10 \(decay\) the learning rate is 0"):
         Optimiser.model_validate({**shared, "floor": 0, "steps": 15, "decay": 10})
     assert not short.open_ended and long.open_ended

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a training behind its step, with a checkpoint and a code that says: start me again."""
+"""SIGTERM and SIGUSR1 end a training after its step, with a checkpoint and a code that says: start me again."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_signal_stops_the_making_of_data(
     (tmp_path / "data").mkdir()
     assert command(recipe, tmp_path / "out", tmp_path / "data") == 75
     said = " ".join(capsys.readouterr().err.split())
-    assert f"a signal stopped the making of data behind image {make._CHUNK} of {2 * make._CHUNK}" in said
+    assert f"a signal stopped the making of data after image {make._CHUNK} of {2 * make._CHUNK}" in said
     assert not list(tmp_path.glob("data*/shapes/*"))
 
 

@@ -213,6 +213,21 @@ def test_dry_run_counts_the_data_that_training_would_see(
     assert "3 units" in after and "epochs" in after and "made when" not in after
 
 
+def test_the_estimate_of_another_base_by_the_command_line(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of that base and of so many GPUs, or refused."""
+    monkeypatch.chdir(tmp_path)
+    stage, dry = Path("lens-3b-stage1"), ["--dry-run", "--gpus", "8"]
+    assert command(stage, tmp_path / "out", data_root, "model.qwen=Qwen/Qwen2.5-VL-7B-Instruct", options=dry) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("memory, plain", "memory, FSDP", "on each of 8 GPUs", "24, 48, 80, 141 GB", "on 8 H100"):
+        assert words in said
+    assert command(stage, tmp_path / "out", data_root, "model.qwen=somebody/else", options=dry) == 2
+    assert "somebody/else is not at hand, and its sizes are not known" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_smoke_recipe(tmp_path: Path) -> None:
     """Every stage of nano at its own size; each learns something, and the end answers in the wanted form."""
